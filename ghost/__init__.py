@@ -1,0 +1,1 @@
+"""Ghost: the backend every product needs before its own first line."""
