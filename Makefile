@@ -1,0 +1,40 @@
+# Everything that is done with this repository; `make help` tells what.
+# It needs Python 3.11 or newer (with venv) and make, nothing else.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint format typecheck check lock
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+# Written last by scripts/setup.sh, so an installation that was cut short is begun again.
+INSTALLED := $(VENV)/.installed
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## Make .venv and install what requirements.lock names
+
+run: $(INSTALLED) ## Run the API, the worker and what they need; Ctrl-C stops it all
+	@exec $(PYTHON) -m flask dev
+
+test: $(INSTALLED) ## Run the tests on SQLite, and on PostgreSQL where it is installed
+	@exec sh scripts/test.sh
+
+lint: $(INSTALLED) ## Look for mistakes and untidy code
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+format: $(INSTALLED) ## Tidy the code
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+typecheck: $(INSTALLED) ## Check the type annotations
+	$(PYTHON) -m mypy
+
+check: lint typecheck test ## Everything that must be green before a commit
+
+lock: $(INSTALLED) ## Write requirements.lock anew from pyproject.toml
+	@exec sh scripts/lock.sh
+
+$(INSTALLED): requirements.lock pyproject.toml scripts/setup.sh
+	@exec sh scripts/setup.sh $(VENV) $@
