@@ -1,0 +1,201 @@
+"""Who is calling and what they may do; the decorators that every route declares it with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import wraps
+from typing import Any, Protocol, TypeVar, cast
+from uuid import UUID
+
+from flask import Flask, current_app, g, request
+from werkzeug.local import LocalProxy
+
+from ghost.config import current_config
+from ghost.errors import EmailNotVerified, Forbidden, Unauthorized
+from ghost.logging import user_id_var
+
+USER, ADMIN, SUPER_ADMIN = "USER", "ADMIN", "SUPER_ADMIN"
+BUILT_IN_ROLES = (USER, ADMIN, SUPER_ADMIN)  # each implies the ones before it
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+def implied(roles: Iterable[str]) -> frozenset[str]:
+    """Roles with all that they imply; everybody is at least a USER."""
+    found = {USER, *roles}
+    highest = max(BUILT_IN_ROLES.index(role) for role in found if role in BUILT_IN_ROLES)
+    return frozenset(found | set(BUILT_IN_ROLES[: highest + 1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The account behind a request, as the database has it now."""
+
+    id: UUID
+    email: str
+    username: str | None
+    full_name: str | None
+    roles: tuple[str, ...]
+    granted: frozenset[str]
+    is_active: bool
+    is_verified: bool
+    avatar_url: str | None
+    created_at: datetime
+    updated_at: datetime
+    last_login_at: datetime | None
+    session_id: UUID
+
+    def has_role(self, role: str) -> bool:
+        """Tell whether the caller has a role or one that implies it."""
+        return role in implied(self.roles)
+
+    def can(self, permission: str) -> bool:
+        """Tell whether the caller has a permission; a SUPER_ADMIN has every one."""
+        return permission in self.granted or SUPER_ADMIN in self.roles
+
+    @property
+    def permissions(self) -> frozenset[str]:
+        """Every permission that the caller has."""
+        if SUPER_ADMIN in self.roles:
+            return self.granted | frozenset(declared_permissions())
+        return self.granted
+
+
+class Loader(Protocol):
+    """How requests are authenticated; the auth room registers one at assembly."""
+
+    def identity(self) -> str | None:
+        """The user id of a token that is genuine and unexpired, without asking the database."""
+
+    def caller(self) -> Caller:
+        """The caller, read now. Raises an `Unauthorized` when there is none."""
+
+
+def init_app(app: Flask, loader: Loader) -> None:
+    """Register how the application authenticates its requests."""
+    app.extensions["ghost"].loader = loader
+
+
+def authenticate() -> Caller:
+    """Return the caller of this request; asked twice, the database is asked once.
+
+    :raises Unauthorized: no credentials, or bad ones.
+    """
+    caller = g.get("caller")
+    if caller is None:
+        caller = g.caller = current_app.extensions["ghost"].loader.caller()
+        user_id_var.set(str(caller.id))
+    return cast(Caller, caller)
+
+
+def find_caller() -> Caller | None:
+    """Return the caller, or None when the request has no valid credentials."""
+    try:
+        return authenticate()
+    except Unauthorized:
+        return None
+
+
+def identity() -> str | None:
+    """A user id for limits and logs: the token was checked, the account was not."""
+    return current_app.extensions["ghost"].loader.identity()
+
+
+current_user: Caller = LocalProxy(authenticate)  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a route declares about its callers."""
+
+    public: bool = False
+    roles: tuple[str, ...] = ()
+    permissions: tuple[str, ...] = ()
+    unverified: bool = False
+
+    def check(self) -> None:
+        """Refuse a caller who may not.
+
+        :raises Unauthorized: nobody is logged in.
+        :raises Forbidden: a role, a permission or the confirmed address is missing.
+        """
+        if self.public:
+            return
+        caller = authenticate()
+        if not (caller.is_verified or self.unverified):
+            if current_config().auth.require_verified_email:
+                raise EmailNotVerified
+        if self.roles and not any(caller.has_role(role) for role in self.roles):
+            raise Forbidden
+        if not all(caller.can(permission) for permission in self.permissions):
+            raise Forbidden
+
+    @property
+    def text(self) -> str:
+        """A sentence for the API's documentation."""
+        if self.permissions:
+            return "Needs the permission " + " and ".join(f"`{p}`" for p in self.permissions) + "."
+        if self.roles:
+            return "Needs the role " + " or ".join(f"`{role}`" for role in self.roles) + "."
+        return ""
+
+
+def declare(access: Access) -> Callable[[View], View]:
+    """Make a decorator that declares a view's access and checks it on every call."""
+
+    def decorate(view: View) -> View:
+        if access.public:
+            view.access = access  # type: ignore[attr-defined]
+            return view
+
+        @wraps(view)
+        def guarded(*args: Any, **values: Any) -> Any:
+            access.check()
+            return view(*args, **values)
+
+        guarded.access = access  # type: ignore[attr-defined]
+        return cast(View, guarded)
+
+    return decorate
+
+
+def public(view: View) -> View:
+    """Let anybody call a view."""
+    return declare(Access(public=True))(view)
+
+
+def login_required(view: View) -> View:
+    """Let every logged-in account call a view."""
+    return declare(Access())(view)
+
+
+def unverified_allowed(view: View) -> View:
+    """Like `login_required`, also while the address is unconfirmed and the setting demands it."""
+    return declare(Access(unverified=True))(view)
+
+
+def roles_required(*roles: str) -> Callable[[View], View]:
+    """Let those call a view who have one of the roles, or a role that implies it."""
+    return declare(Access(roles=roles))
+
+
+def permissions_required(*permissions: str) -> Callable[[View], View]:
+    """Let those call a view who have all of the permissions."""
+    return declare(Access(permissions=permissions))
+
+
+def declare_permissions(app: Flask, permissions: dict[str, str]) -> None:
+    """Add permissions, name -> description, that roles of this application can be granted."""
+    app.extensions["ghost"].permissions.update(permissions)
+
+
+def declared_permissions() -> dict[str, str]:
+    """Every permission of the application, name -> description."""
+    return cast(dict[str, str], current_app.extensions["ghost"].permissions)
+
+
+def client_address() -> str | None:
+    """The caller's address, behind as many proxies as are configured."""
+    return request.remote_addr

@@ -1,0 +1,476 @@
+"""The blueprint of documented, enveloped routes, and the OpenAPI document that they make."""
+
+from __future__ import annotations
+
+import http
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cache, wraps
+from typing import Any, TypeVar, cast
+
+import flask_smorest
+import marshmallow as ma
+import sqlalchemy as sa
+from flask import Flask, Response, request
+from flask_smorest.utils import deepupdate, load_info_from_docstring
+from marshmallow import fields, validate
+
+from ghost.access import Access, declare_permissions
+from ghost.config import Config
+from ghost.database import db
+from ghost.errors import GhostError, PreconditionFailed, ValidationFailed
+from ghost.http import refuse_query
+from ghost.models import counted, narrow, ordered, searched
+from ghost.responses import envelope, json_response, page_facts
+from ghost.schemas import Boolean, DateTime, Dumper, Integer, PageQuery, Schema, Text, dumper
+
+API_PREFIX = "/api/v1"
+JSON_METHODS = frozenset({"post", "put", "patch"})
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+@dataclass
+class APIResponse:
+    """What a view returns when data alone does not say it: a message, a status, headers."""
+
+    data: Any = None
+    message: str | None = None
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class MetaSchema(ma.Schema):
+    request_id = fields.String(required=True)
+    timestamp = fields.DateTime(required=True)
+
+
+class PaginationSchema(ma.Schema):
+    page = fields.Integer(required=True)
+    per_page = fields.Integer(required=True)
+    total = fields.Integer(required=True)
+    pages = fields.Integer(required=True)
+    has_next = fields.Boolean(required=True)
+    has_prev = fields.Boolean(required=True)
+
+
+class ListMetaSchema(MetaSchema):
+    pagination = fields.Nested(PaginationSchema, required=True)
+
+
+class ErrorDetailSchema(ma.Schema):
+    code = fields.String(required=True, metadata={"description": "A stable word for programs."})
+    message = fields.String(required=True, metadata={"description": "A sentence for people."})
+    details = fields.Dict(allow_none=True)
+
+
+class ErrorSchema(ma.Schema):
+    """The envelope of every error."""
+
+    success = fields.Boolean(required=True, metadata={"const": False})
+    data = fields.Raw(required=True, allow_none=True, metadata={"type": "null"})
+    message = fields.String(required=True)
+    error = fields.Nested(ErrorDetailSchema, required=True)
+    meta = fields.Nested(MetaSchema, required=True)
+
+
+@cache
+def _envelope_schema(schema: type[ma.Schema] | None, many: bool) -> ma.Schema:
+    """The documented shape of an enveloped answer; never used to dump one."""
+    data: fields.Field = fields.Raw(required=True, allow_none=True, metadata={"type": "null"})
+    if schema is not None:
+        data = fields.Nested(schema, many=many, required=True)
+    shape = {
+        "success": fields.Boolean(required=True, metadata={"const": True}),
+        "data": data,
+        "message": fields.String(required=True, allow_none=True),
+        "meta": fields.Nested(ListMetaSchema if many else MetaSchema, required=True),
+    }
+    name = schema.__name__.removesuffix("Schema") if schema else "Nothing"
+    return type(f"{name}{'List' if many else ''}Envelope", (ma.Schema,), shape)()
+
+
+class Api(flask_smorest.Api):
+    """flask-smorest's Api with Ghost's errors and its own way of serving the document."""
+
+    ERROR_SCHEMA = ErrorSchema
+
+    def _register_error_handlers(self) -> None:
+        """Errors have one place, `ghost.errors`."""
+
+    def _register_doc_blueprint(self) -> None:
+        """The docs room serves the document."""
+
+
+def make_api(app: Flask, config: Config) -> Api:
+    """Make the application's Api: one for each application, since it keeps the newest."""
+    app.config.update(
+        API_TITLE=config.app.name,
+        API_VERSION="v1",
+        OPENAPI_VERSION="3.1.0",
+        OPENAPI_JSON_PATH=None,
+    )
+    api = Api()
+    for cls, parent in ((Text, fields.String), (Integer, fields.Integer)):
+        api.register_field(cls, parent)
+    api.register_field(Boolean, fields.Boolean)
+    api.register_field(DateTime, fields.DateTime)
+    api.init_app(
+        app,
+        spec_kwargs={
+            "info": {
+                "description": "Every answer is an envelope: `success`, `data`, `message`, `meta`; "
+                "an error has `error` with a stable `code`."
+            }
+        },
+    )
+    api.spec.components.security_scheme(
+        "bearer", {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+    )
+    return api
+
+
+def _load(schema: ma.Schema, location: str) -> Any:
+    """Read and validate one part of the request.
+
+    :raises ValidationFailed: with location -> field -> messages.
+    """
+    if location == "json":
+        data = request.get_json()
+        if not isinstance(data, dict):
+            raise ValidationFailed(details={"json": {"_schema": ["Send a JSON object."]}})
+    else:
+        values = request.args if location == "query" else request.form
+        data, doubled = {}, {}
+        for name, found in values.lists():
+            if isinstance(schema.fields.get(name), fields.List):
+                data[name] = found
+            elif len(found) > 1:
+                doubled[name] = ["Given more than once."]
+            else:
+                data[name] = found[0]
+        if doubled:
+            raise ValidationFailed(details={location: doubled})
+    try:
+        return schema.load(data)
+    except ma.ValidationError as error:
+        raise ValidationFailed(details={location: error.normalized_messages()}) from error
+
+
+def _page_schema(
+    model_name: str, sort: Sequence[str], filters: Sequence[str], search: Sequence[str]
+) -> type[Schema]:
+    """The query of a list: page, size, and the allow-listed order, filters and search."""
+    shape: dict[str, fields.Field] = {name: Text(max_length=200) for name in filters}
+    if sort:
+        orders = [order for name in sort for order in (name, f"-{name}")]
+        shape["sort"] = Text(
+            load_default=None,
+            validate=validate.OneOf(orders),
+            metadata={"description": "A column; with `-` in front descending."},
+        )
+    if search:
+        shape["search"] = Text(
+            min_length=1,
+            max_length=200,
+            load_default=None,
+            metadata={"description": "Text that " + " or ".join(search) + " contains."},
+        )
+    return type(f"{model_name}Query", (PageQuery,), shape)
+
+
+class Blueprint(flask_smorest.Blueprint):
+    """Routes that are documented, answer in the envelope and declare who may call them.
+
+    :param description: a sentence for the API's documentation.
+    :param permissions: the permissions that these routes bring, name -> description.
+    :param versioned: False leaves out the `/api/v1` in front of every route.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        import_name: str,
+        *,
+        description: str = "",
+        permissions: Mapping[str, str] | None = None,
+        versioned: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(name, import_name, description=description, **options)
+        self.permissions = dict(permissions or {})
+        self.versioned = versioned
+        self._prepare_doc_cbks.append(self._prepare_access_doc)
+
+    def add_url_rule(  # type: ignore[override]
+        self,
+        rule: str,
+        endpoint: str | None = None,
+        view_func: Callable[..., Any] | None = None,
+        provide_automatic_options: bool | None = None,
+        **options: Any,
+    ) -> None:
+        """Register one route; it has to declare its access."""
+        if view_func is None or endpoint == "static" or endpoint == f"{self.name}.static":
+            super(flask_smorest.Blueprint, self).add_url_rule(
+                rule, endpoint, view_func, provide_automatic_options, **options
+            )
+            return
+        access: Access | None = getattr(view_func, "access", None)
+        if access is None:
+            raise RuntimeError(
+                f"{self.name}.{view_func.__name__} does not say who may call it: put @public, "
+                "@login_required, @roles_required or @permissions_required below the route."
+            )
+        view = _checked(view_func)
+        about = deepcopy(getattr(view_func, "_apidoc", {}))
+        about["access"] = {"access": access, "name": endpoint or view_func.__name__}
+        view._apidoc = about  # type: ignore[attr-defined]
+        super().add_url_rule(rule, endpoint, view, provide_automatic_options, **options)
+
+    def arguments(  # type: ignore[override]
+        self, schema: type[ma.Schema], *, location: str = "json", **options: Any
+    ) -> Callable[[View], View]:
+        """Pass one validated part of the request to the view as a dict.
+
+        :param location: `json`, `query` or `form`.
+        """
+        document = super().arguments(schema, location=location, **options)
+        instance = schema()
+        instance.from_text = location != "json"  # type: ignore[attr-defined]
+
+        def decorate(view: View) -> View:
+            @wraps(view)
+            def loaded(*args: Any, **values: Any) -> Any:
+                return view(*args, _load(instance, location), **values)
+
+            loaded._apidoc = deepcopy(document(view)._apidoc)  # type: ignore[attr-defined]
+            loaded.locations = {*getattr(view, "locations", ()), location}  # type: ignore[attr-defined]
+            return cast(View, loaded)
+
+        return decorate
+
+    def response(  # type: ignore[override]
+        self, status_code: int, schema: type[ma.Schema] | None = None, **options: Any
+    ) -> Callable[[View], View]:
+        """Put what the view returns into the envelope, dumped by the schema.
+
+        The view returns data, an `APIResponse`, or a finished response. 204 has no body.
+        """
+        dump = dumper(schema()) if schema else None
+        document = self._document(status_code, schema, many=False, **options)
+
+        def decorate(view: View) -> View:
+            @wraps(view)
+            def answered(*args: Any, **values: Any) -> Response:
+                result = view(*args, **values)
+                if isinstance(result, Response):
+                    return result
+                return _answer(result, status_code, dump)
+
+            answered._apidoc = document(view)  # type: ignore[attr-defined]
+            return cast(View, answered)
+
+        return decorate
+
+    def paginated(
+        self,
+        schema: type[ma.Schema],
+        *,
+        query: type[PageQuery] | None = None,
+        sort: Sequence[str] = (),
+        filter: Sequence[str] = (),  # noqa: A002
+        search: Sequence[str] = (),
+        default_sort: str | None = None,
+    ) -> Callable[[View], View]:
+        """Answer one page of the select that the view returns.
+
+        :param sort: columns of the selected model that may order it, `-` in front for descending.
+        :param filter: columns that a query field of the same name may equal.
+        :param search: columns of which one has to contain the text of `search`.
+        :param default_sort: the order when none is asked for; the newest first when None.
+        :param query: a schema with more query fields, whose values the view gets as a dict.
+        """
+        page_schema = query or _page_schema(schema.__name__, sort, filter, search)
+        instance = page_schema()
+        instance.from_text = True
+        dump = dumper(schema())
+        document_query = super().arguments(page_schema, location="query")
+        document = self._document(200, schema, many=True)
+        columns = (tuple(sort), tuple(filter), tuple(search), default_sort)
+
+        def decorate(view: View) -> View:
+            @wraps(view)
+            def listed(*args: Any, **values: Any) -> Response:
+                asked = _load(instance, "query")
+                page, per_page = asked.pop("page"), asked.pop("per_page")
+                if query is None:
+                    statement = _arranged(view(*args, **values), asked, *columns)
+                else:
+                    statement = view(*args, asked, **values)
+                return _page(statement, page, per_page, dump)
+
+            about = document_query(view)._apidoc
+            listed._apidoc = about  # type: ignore[attr-defined]
+            listed._apidoc = document(listed)  # type: ignore[attr-defined]
+            listed.locations = {*getattr(view, "locations", ()), "query"}  # type: ignore[attr-defined]
+            return cast(View, listed)
+
+        return decorate
+
+    def errors(self, *errors: type[GhostError]) -> Callable[[View], View]:
+        """Document errors of a view that can't be told from its decorators."""
+
+        def decorate(view: View) -> View:
+            view.errors = {*getattr(view, "errors", ()), *(error.status for error in errors)}  # type: ignore[attr-defined]
+            about = deepcopy(getattr(view, "_apidoc", {}))
+            about["errors"] = {"statuses": sorted(view.errors)}  # type: ignore[attr-defined]
+            view._apidoc = about  # type: ignore[attr-defined]
+            return view
+
+        return decorate
+
+    def _document(
+        self, status_code: int, schema: type[ma.Schema] | None, *, many: bool, **options: Any
+    ) -> Callable[[Any], dict[str, Any]]:
+        """Make a function that adds a success answer to what a view documents."""
+        answer = {"description": options.pop("description", http.HTTPStatus(status_code).phrase)}
+        if status_code != 204:
+            answer["schema"] = _envelope_schema(schema, many)  # type: ignore[assignment]
+        answer |= {"content_type": None, **options}
+
+        def document(view: Any) -> dict[str, Any]:
+            about: dict[str, Any] = deepcopy(getattr(view, "_apidoc", {}))
+            answers = about.setdefault("response", {}).setdefault("responses", {})
+            answers.setdefault(status_code, []).append(answer)
+            about.setdefault("success_status_codes", []).append(status_code)
+            return about
+
+        return document
+
+    @staticmethod
+    def _prepare_access_doc(
+        doc: dict[str, Any], doc_info: dict[str, Any], *, method: str, **_context: Any
+    ) -> dict[str, Any]:
+        """Add security, the operation's id, and the errors that its declarations imply."""
+        declared = doc_info["access"]
+        access: Access = declared["access"]
+        statuses = {400, 422, 429, 500, 503, *doc_info.get("errors", {}).get("statuses", ())}
+        if not access.public:
+            statuses |= {401, 403}
+            doc["security"] = [{"bearer": []}]
+        if "requestBody" in doc:
+            statuses |= {413, 415}
+        if method not in ("get", "head"):
+            statuses |= {404, 409, 412}
+        elif "{" in declared["name"] or method == "get":
+            statuses.add(404)
+        answers = doc.setdefault("responses", {})
+        for status in sorted(statuses):
+            answers.setdefault(status, http.HTTPStatus(status).name)
+        if access.text:
+            about = doc_info["docstring"]
+            described = about.get("description", "")
+            about["description"] = f"{described}\n\n{access.text}".strip()
+        return doc
+
+    def _store_endpoint_docs(
+        self, endpoint: str, obj: Any, parameters: Any, tags: Any, **options: Any
+    ) -> None:
+        """Keep what a view documents, with an operation id that no other has."""
+        methods = [method for method in self.HTTP_METHODS if method in options["methods"]]
+        kept = self._docs.setdefault(endpoint, {})
+        for method in methods:
+            about = deepcopy(obj._apidoc)
+            about["docstring"] = load_info_from_docstring(obj.__doc__, delimiter="---")
+            about["tags"] = tags
+            name = f"{self.name}.{endpoint}" + ("" if len(methods) == 1 else f".{method.lower()}")
+            manual = about.setdefault("manual_doc", {})
+            about["manual_doc"] = deepupdate({"operationId": name}, manual)
+            kept[method.lower()] = about
+        kept["parameters"] = parameters
+
+
+def _checked(view: View) -> View:
+    """Refuse unknown query fields where a view declares none."""
+    if "query" in getattr(view, "locations", ()):
+
+        @wraps(view)
+        def checked(*args: Any, **values: Any) -> Any:
+            return view(*args, **values)
+
+    else:
+
+        @wraps(view)
+        def checked(*args: Any, **values: Any) -> Any:
+            refuse_query()
+            return view(*args, **values)
+
+    return cast(View, checked)
+
+
+def _answer(result: Any, status: int, dump: Dumper | None) -> Response:
+    message: str | None = None
+    headers: Mapping[str, str] = {}
+    if isinstance(result, APIResponse):
+        message, headers = result.message, result.headers
+        status, result = result.status or status, result.data
+    if status == 204:
+        return Response(status=204, headers=dict(headers))
+    if dump is not None and result is not None:
+        result = dump(result)
+    response = json_response(envelope(result, message=message), status, headers)
+    if "ETag" in headers and request.method in ("GET", "HEAD"):
+        response.make_conditional(request)
+    return response
+
+
+def _arranged(
+    statement: sa.Select[Any],
+    asked: dict[str, Any],
+    sort: Sequence[str],
+    filters: Sequence[str],
+    search: Sequence[str],
+    default_sort: str | None,
+) -> sa.Select[Any]:
+    model = statement.column_descriptions[0]["entity"]
+    order, text = asked.pop("sort", None), asked.pop("search", None)
+    statement = narrow(statement, model, filters, asked)
+    if text:
+        statement = searched(statement, model, search, text)
+    return ordered(statement, model, sort, order or default_sort)
+
+
+def _page(statement: sa.Select[Any], page: int, per_page: int, dump: Dumper) -> Response:
+    total = db.session.scalar(counted(statement)) or 0
+    rows: Any = db.session.execute(statement.limit(per_page).offset((page - 1) * per_page))
+    described = statement.column_descriptions
+    if len(described) == 1 and isinstance(described[0]["type"], type):
+        rows = rows.scalars()
+    data = [dump(row) for row in rows]
+    return json_response(envelope(data, pagination=page_facts(page, per_page, total)))
+
+
+def etag_of(version: int) -> str:
+    """The ETag of a row's version."""
+    return f'"{version}"'
+
+
+def check_version(version: int) -> None:
+    """Compare the request's If-Match, if it sent one, with a row's version.
+
+    :raises PreconditionFailed: the row has changed. See RFC 9110, section 13.1.1.
+    """
+    if "If-Match" in request.headers and not request.if_match.contains(str(version)):
+        raise PreconditionFailed
+
+
+def register(app: Flask, api: Api, blueprint: Any) -> None:
+    """Add a blueprint: Ghost's kind under `/api/v1` and documented, a plain one as it is."""
+    if not isinstance(blueprint, Blueprint):
+        app.register_blueprint(blueprint)
+        return
+    declare_permissions(app, blueprint.permissions)
+    prefix = (API_PREFIX if blueprint.versioned else "") + (blueprint.url_prefix or "")
+    api.register_blueprint(blueprint, url_prefix=prefix or None)

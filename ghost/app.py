@@ -1,0 +1,107 @@
+"""The application factory: the whole start-up, read top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import Any
+
+import click
+from flask import Blueprint as FlaskBlueprint
+from flask import Flask
+from flask_cors import CORS
+
+import ghost.logging
+from ghost import access, api, cli, database, errors, http, idempotency, ratelimit, responses
+from ghost.auth import callers
+from ghost.auth.pages import pages_bp
+from ghost.auth.views import bp as auth_bp
+from ghost.config import Config, set_config
+from ghost.docs.views import bp as docs_bp
+from ghost.extensions import State, db, jwt, mail, migrate
+from ghost.health.views import bp as health_bp
+from ghost.jobs import registry
+from ghost.revisions import migrations_directory
+from ghost.secrets import flask_secret_key
+from ghost.users.views import bp as users_bp
+from ghost.users.views import roles_bp
+
+PERMISSIONS = {
+    "users:read": "See all accounts",
+    "users:write": "Create, change, disable and delete accounts below one's own",
+    "users:verify": "Declare an address verified",
+    "roles:write": "Manage roles and assign them",
+    "files:read_any": "See everybody's files",
+    "files:write_any": "Change everybody's files",
+    "mail:send": "Send mail",
+    "jobs:read": "See all jobs",
+    "jobs:write": "Start, cancel and retry jobs",
+}
+EXPOSED_HEADERS = (
+    "ETag", "Idempotent-Replayed", "Location", "Retry-After", "X-RateLimit-Limit",
+    "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-Request-ID",
+)  # fmt: skip
+
+
+class Application(Flask):
+    """Flask, with a secret key that is made when it is first needed."""
+
+    @property
+    def secret_key(self) -> str | bytes | None:  # type: ignore[override]
+        return flask_secret_key(self.extensions["ghost"].config)
+
+
+def create_app(
+    config: Config | Mapping[str, Any] | None = None,
+    *,
+    blueprints: Iterable[FlaskBlueprint] = (),
+) -> Flask:
+    """Build an application; nothing is opened and nothing is written.
+
+    :param config: settings that beat every other source, `{"database": {"url": ...}}`.
+    :param blueprints: the application's own, beside those named in the configuration.
+    :raises ConfigError: the configuration has mistakes, all of them named.
+    """
+    settings = config if isinstance(config, Config) else Config.load(config)
+    set_config(settings)
+    ghost.logging.configure(settings)
+
+    app = Application(
+        "ghost", root_path=str(settings.root), instance_path=str(settings.instance),
+        static_folder=None,
+    )  # fmt: skip
+    app.extensions["ghost"] = State(settings)
+    app.testing = settings.env == "testing"
+
+    database.init_app(app, settings)
+    responses.init_app(app)
+    http.init_app(app, settings)
+    errors.init_app(app)
+    mail.init_app(app)
+    callers.init_app(app, jwt)
+    access.declare_permissions(app, PERMISSIONS)
+    app.extensions["ghost"].api = documented = api.make_api(app, settings)
+
+    for name in (*settings.models, *settings.jobs.modules):
+        _imported(name)
+    for blueprint in (health_bp, docs_bp, auth_bp, users_bp, roles_bp, pages_bp):
+        api.register(app, documented, blueprint)
+    for blueprint in (*blueprints, *(_named(name) for name in settings.blueprints)):
+        api.register(app, documented, blueprint)
+    # After the models: autogenerate compares all of them.
+    migrate.init_app(app, db, directory=migrations_directory(settings), render_as_batch=True)
+    registry.init_app(app)
+    cli.init_app(app)
+
+    app.extensions["ghost"].limiter = ratelimit.init_app(app, settings)
+    idempotency.init_app(app, settings)
+    if settings.cors.origins:
+        CORS(
+            app,
+            origins=[_exact(origin) for origin in settings.cors.origins],
+            supports_credentials=True,
+            expose_headers=EXPOSED_HEADERS,
+            max_age=600,
+        )
+    http.log_requests(app)
+    return app

@@ -1,0 +1,397 @@
+"""The one database: engines, sessions inside and outside requests, limits on every wait.
+
+On SQLite a transaction begins with BEGIN IMMEDIATE, because Python's default (begin at the first
+write) loses updates silently. Requests that only read begin none at all, on either database.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
+
+import psycopg2
+import psycopg2.extensions
+import sqlalchemy as sa
+from flask import Flask, current_app, has_app_context, has_request_context, request
+from flask_sqlalchemy import SQLAlchemy
+from flask_sqlalchemy.session import Session as FlaskSession
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.orm import DeclarativeBase, Mapped, ORMExecuteState, scoped_session
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
+from sqlalchemy.types import TypeDecorator
+
+from ghost.config import Config, current_config
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+CONNECT_SECONDS = 2.0
+PING_SECONDS = 1.0
+PING_AFTER_IDLE_SECONDS = 1.0
+# After a failed connection attempt others fail at once for this long, so that requests don't queue
+# behind a database that is away; the first one after it tries again.
+PAUSE_AFTER_FAILURE_SECONDS = 0.5
+SQLITE_BUSY_SECONDS = 4.0
+# The client gives the server this much longer than its own statement_timeout.
+GRACE_SECONDS = 0.5
+
+NAMING_CONVENTION = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """An aware datetime in UTC on every database; a naive one is refused."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a datetime without a time zone can't be stored")
+        return value.astimezone(UTC)
+
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Any:
+        if dialect.name == "postgresql":  # aware already: the connection's time zone is UTC
+            return None
+        parse = self.impl_instance.result_processor(dialect, coltype)
+
+        def aware(value: Any) -> datetime | None:
+            value = parse(value) if parse else value
+            return value.replace(tzinfo=UTC) if value is not None else None
+
+        return aware
+
+
+class Base(DeclarativeBase):
+    """The base of every model, Ghost's and the application's: one metadata, named constraints."""
+
+    metadata = sa.MetaData(naming_convention=NAMING_CONVENTION)
+    type_annotation_map = {datetime: UTCDateTime}
+
+
+class ReadOnlyRequest(RuntimeError):
+    """A view of GET or HEAD tried to write: safe methods change nothing.
+
+    Move the write to a POST, or to a job: `my_job.enqueue(...)` inside `db_manager.transaction()`.
+    """
+
+
+class Session(FlaskSession):
+    """Flask-SQLAlchemy's session, read-only while a safe request is answered."""
+
+    def __init__(self, db: SQLAlchemy, **options: Any) -> None:
+        super().__init__(db, **options)
+        in_request = has_request_context()
+        self.readonly = in_request and request.method in SAFE_METHODS
+        # Whoever owns the transaction commits it: the view, or the job's wrapper.
+        self.info["owned"] = in_request
+
+    def get_bind(self, *args: Any, **options: Any) -> Engine | Connection:
+        bind = super().get_bind(*args, **options)
+        return reading(bind) if self.readonly and isinstance(bind, Engine) else bind
+
+
+@event.listens_for(Session, "before_flush")
+def _refuse_flush(session: Session, _context: Any, _instances: Any) -> None:
+    if session.readonly and (session.new or session.dirty or session.deleted):
+        raise ReadOnlyRequest(ReadOnlyRequest.__doc__)
+
+
+@event.listens_for(Session, "do_orm_execute")
+def _refuse_statement(state: ORMExecuteState) -> None:
+    writes = state.is_insert or state.is_update or state.is_delete
+    if writes and getattr(state.session, "readonly", False):
+        raise ReadOnlyRequest(ReadOnlyRequest.__doc__)
+
+
+db = SQLAlchemy(
+    model_class=Base,
+    session_options={"class_": Session, "expire_on_commit": False},
+    disable_autonaming=True,
+)
+
+_reading: WeakKeyDictionary[Engine, Engine] = WeakKeyDictionary()
+_guarded: WeakSet[Engine] = WeakSet()
+
+
+def reading(engine: Engine) -> Engine:
+    """The same engine and pool for reads: no BEGIN, so no lock on SQLite and no round trip."""
+    twin = _reading.get(engine)
+    if twin is None:
+        if engine.dialect.name == "sqlite":
+            twin = engine.execution_options(readonly=True)
+        else:
+            twin = engine.execution_options(isolation_level="AUTOCOMMIT")
+        _reading[engine] = twin
+    return twin
+
+
+class DatabaseManager:
+    """The session API for code outside a request: scripts, threads, commands."""
+
+    def __init__(self) -> None:
+        self._app: Flask | None = None
+
+    def init_app(self, app: Flask) -> None:
+        """Remember the application for callers that have no context."""
+        self._app = app
+
+    @contextmanager
+    def session(self) -> Iterator[scoped_session[Session]]:
+        """Open `db.session`, commit at the end, roll back on an exception.
+
+        Inside a request or a job it is that one's session, and that one commits; so does the
+        outermost block when blocks are nested.
+        """
+        with ExitStack() as stack:
+            if not has_app_context():
+                if self._app is None:
+                    raise RuntimeError("Call ghost.create_app() before db_manager.session().")
+                stack.enter_context(self._app.app_context())
+            info = db.session().info
+            if info.get("owned"):
+                yield db.session
+                return
+            info["owned"] = True
+            try:
+                yield db.session
+                db.session.commit()
+            except BaseException:
+                db.session.rollback()
+                raise
+            finally:
+                info["owned"] = False
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """An autocommit connection beside the session: for reads that must hold no transaction."""
+        with reading(db.engine).connect() as connection:
+            yield connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A short transaction of its own beside the session, committed at the end of the block."""
+        with db.engine.begin() as connection:
+            yield connection
+
+    def ping(self) -> None:
+        """Ask the database for a sign of life.
+
+        :raises sqlalchemy.exc.SQLAlchemyError: it is away, or hangs.
+        """
+        with self.connection() as connection:
+            connection.execute(sa.text("SELECT 1"))
+
+
+db_manager = DatabaseManager()
+
+
+def engine_options(config: Config) -> dict[str, Any]:
+    """Options for `create_engine`: the pool, and no parameters in error texts."""
+    settings = config.database
+    options: dict[str, Any] = {"hide_parameters": True, "pool_recycle": settings.pool_recycle}
+    if ":memory:" not in settings.url:
+        options |= {
+            "pool_size": settings.pool_size,
+            "max_overflow": settings.max_overflow,
+            "pool_timeout": settings.pool_timeout,
+        }
+    return options
+
+
+def init_app(app: Flask, config: Config) -> None:
+    """Bind the database to the application; nothing is opened."""
+    app.config.update(
+        SQLALCHEMY_DATABASE_URI=config.database.url,
+        SQLALCHEMY_ENGINE_OPTIONS=engine_options(config),
+        SQLALCHEMY_ECHO=config.database.echo,
+    )
+    db.init_app(app)
+    db_manager.init_app(app)
+    with app.app_context():
+        for engine in db.engines.values():
+            guard(engine, config)
+
+
+def migration_engine() -> Engine:
+    """An engine for `flask db`: one connection, and no limit on a statement's time."""
+    engine = sa.create_engine(db.engine.url, poolclass=NullPool)
+    guard(engine, current_config(), limited=False)
+    return engine
+
+
+def guard(engine: Engine, config: Config, *, limited: bool = True) -> None:
+    """Give an engine its transaction rules, its limits, and safety over fork."""
+    _guarded.add(engine)
+    if engine.dialect.name == "sqlite":
+        _guard_sqlite(engine)
+    else:
+        _guard_postgresql(engine, config, limited)
+
+
+# --- SQLite ---------------------------------------------------------------------------------------
+
+
+def _guard_sqlite(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def pragmas(connection: Any, _record: ConnectionPoolEntry) -> None:
+        connection.isolation_level = None  # we begin transactions ourselves
+        for pragma in (
+            f"busy_timeout={int(SQLITE_BUSY_SECONDS * 1000)}",
+            "journal_mode=WAL",
+            "synchronous=NORMAL",
+            "foreign_keys=ON",
+        ):
+            connection.execute("PRAGMA " + pragma)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        if not connection.get_execution_options().get("readonly"):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+# --- PostgreSQL -----------------------------------------------------------------------------------
+
+
+class _Connection(psycopg2.extensions.connection):
+    """A connection that knows how long one answer may take; until it is open, the connecting."""
+
+    wait_seconds: float | None = CONNECT_SECONDS
+
+
+def _wait(connection: Any) -> None:
+    """Wait for PostgreSQL, but not longer than the connection allows.
+
+    A server that hangs is noticed by none of libpq's timeouts on a local connection. psycopg2
+    calls this for every wait of the process (`set_wait_callback`); the price is that COPY needs a
+    connection of its own, see docs/database.md.
+    """
+    state = connection.poll()
+    if state == psycopg2.extensions.POLL_OK:
+        return
+    seconds = getattr(connection, "wait_seconds", None)
+    deadline = None if seconds is None else time.monotonic() + seconds
+    poller = select.poll()
+    while state != psycopg2.extensions.POLL_OK:
+        mask = select.POLLIN if state == psycopg2.extensions.POLL_READ else select.POLLOUT
+        poller.register(connection.fileno(), mask)
+        left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+        if not poller.poll(left):
+            connection.close()  # or it would be taken for a live one
+            raise psycopg2.OperationalError(f"the database did not answer within {seconds:g} s")
+        state = connection.poll()
+
+
+def _guard_postgresql(engine: Engine, config: Config, limited: bool) -> None:
+    psycopg2.extensions.set_wait_callback(_wait)
+    settings = config.database
+    paused_until = 0.0
+
+    def limits() -> tuple[float | None, str]:
+        """Seconds to wait for an answer, and the server's own limits, by who opens."""
+        if not limited:
+            return None, "-c timezone=UTC"
+        seconds = (
+            settings.statement_timeout if has_request_context() else settings.job_statement_timeout
+        )
+        milliseconds = int(seconds * 1000)
+        return seconds + GRACE_SECONDS, (
+            f"-c timezone=UTC -c statement_timeout={milliseconds}"
+            f" -c lock_timeout={min(milliseconds, 10_000) * 3 // 4}"
+            f" -c idle_in_transaction_session_timeout={max(milliseconds, 60_000)}"
+        )
+
+    @event.listens_for(engine, "do_connect")
+    def connect(
+        dialect: Any, _record: ConnectionPoolEntry, args: list[Any], options: dict[str, Any]
+    ) -> DBAPIConnection:
+        nonlocal paused_until
+        if time.monotonic() < paused_until:
+            raise psycopg2.OperationalError("the database was away a moment ago")
+        wait_seconds, server_options = limits()
+        options = dict(options, connection_factory=_Connection)
+        options["options"] = f"{options.get('options', '')} {server_options}".strip()
+        try:
+            connection = dialect.connect(*args, **options)
+        except psycopg2.OperationalError:
+            paused_until = time.monotonic() + PAUSE_AFTER_FAILURE_SECONDS
+            raise
+        connection.wait_seconds = wait_seconds
+        return connection
+
+    if not settings.pool_pre_ping:
+        return
+
+    @event.listens_for(engine, "checkin")
+    def note(_connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info["idle_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def ping(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+        """Pre-ping, but only after an idle moment, and with a shorter limit than a statement's."""
+        idle_since = record.info.get("idle_since")
+        if idle_since is None or time.monotonic() - idle_since < PING_AFTER_IDLE_SECONDS:
+            return
+        usual, connection.wait_seconds = connection.wait_seconds, PING_SECONDS
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+            if not connection.autocommit:
+                connection.rollback()
+        except psycopg2.Error as error:
+            raise sa.exc.DisconnectionError("the database went away") from error
+        connection.wait_seconds = usual
+
+
+def _forget_connections() -> None:
+    """In a forked child: leave the parent's connections alone, open own ones."""
+    for engine in list(_guarded):
+        engine.dispose(close=False)
+
+
+os.register_at_fork(after_in_child=_forget_connections)
+
+
+def lock_row(statement: sa.Select[Any]) -> sa.Select[Any]:
+    """Lock what a statement selects until the transaction ends.
+
+    On SQLite the whole transaction is exclusive already (BEGIN IMMEDIATE).
+    """
+    return statement.with_for_update()
+
+
+def dialect_insert(table: Any) -> Any:
+    """INSERT with ON CONFLICT for the database at hand."""
+    if current_app and db.engine.dialect.name == "sqlite":
+        return sa.dialects.sqlite.insert(table)
+    return sa.dialects.postgresql.insert(table)
+
+
+__all__ = [
+    "Base",
+    "Mapped",
+    "ReadOnlyRequest",
+    "Session",
+    "UTCDateTime",
+    "db",
+    "db_manager",
+    "dialect_insert",
+    "guard",
+    "init_app",
+    "lock_row",
+    "migration_engine",
+    "reading",
+]

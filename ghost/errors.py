@@ -1,0 +1,263 @@
+"""The tree of Ghost's errors and the one place where errors become the envelope."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Flask, current_app, g, request
+from flask.typing import ResponseReturnValue
+from loguru import logger
+from redis.exceptions import RedisError
+from sqlalchemy import exc as sa_exc
+from sqlalchemy.orm.exc import StaleDataError
+from werkzeug.exceptions import HTTPException
+
+from ghost.responses import error_response
+
+RETRY_AFTER_SECONDS = 5
+
+
+class GhostError(Exception):
+    """An error that a client is meant to see.
+
+    :param message: one sentence for a person; the class's own when None.
+    :param details: what a program can use; for a validation error location -> field -> messages.
+    :param headers: headers for the answer, `Retry-After` for one.
+    """
+
+    status = 500
+    code = "internal_error"
+    message = "Something went wrong on our side."
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        details: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.message = message or type(self).message
+        self.details = dict(details) if details else None
+        self.headers = dict(headers) if headers else {}
+        super().__init__(self.message)
+
+
+class BadRequest(GhostError):
+    status, code, message = 400, "bad_request", "The request could not be understood."
+
+
+class Unauthorized(GhostError):
+    """No credentials, or wrong ones. See RFC 6750 for the header."""
+
+    status, code, message = 401, "unauthorized", "Please log in."
+
+    def __init__(self, message: str | None = None, **extra: Any) -> None:
+        super().__init__(message, **extra)
+        self.headers.setdefault("WWW-Authenticate", self._challenge())
+
+    def _challenge(self) -> str:
+        return "Bearer"
+
+
+class TokenInvalid(Unauthorized):
+    code, message = "token_invalid", "This token is not valid."
+
+    def _challenge(self) -> str:
+        return 'Bearer error="invalid_token"'
+
+
+class TokenExpired(TokenInvalid):
+    code, message = "token_expired", "This token has expired."
+
+
+class TokenRevoked(TokenInvalid):
+    code, message = "token_revoked", "This session has ended. Please log in again."
+
+
+class Forbidden(GhostError):
+    status, code, message = 403, "forbidden", "You may not do this."
+
+
+class AccountDisabled(Forbidden):
+    code, message = "account_disabled", "This account is disabled."
+
+
+class EmailNotVerified(Forbidden):
+    code, message = "email_not_verified", "Please confirm your e-mail address first."
+
+
+class NotFound(GhostError):
+    status, code, message = 404, "not_found", "There is nothing here."
+
+
+class MethodNotAllowed(GhostError):
+    status, code, message = 405, "method_not_allowed", "This method is not allowed here."
+
+
+class Conflict(GhostError):
+    """A state that refuses the change; `field` names what collided."""
+
+    status, code, message = 409, "conflict", "This is already taken."
+
+    def __init__(
+        self, message: str | None = None, *, field: str | None = None, **extra: Any
+    ) -> None:
+        super().__init__(message, **extra)
+        if field:
+            self.details = {"json": {field: [self.message]}} | (self.details or {})
+
+
+class TokenUsed(GhostError):
+    """A mailed token that was used, replaced, is too old or never was."""
+
+    status, code, message = 410, "token_used", "This link or code is used up or too old."
+
+
+class PreconditionFailed(GhostError):
+    status, code = 412, "precondition_failed"
+    message = "This was changed by somebody else in the meantime."
+
+
+class PayloadTooLarge(GhostError):
+    status, code, message = 413, "payload_too_large", "The request is too large."
+
+
+class UnsupportedMediaType(GhostError):
+    status, code = 415, "unsupported_media_type"
+    message = "Send the body as application/json."
+
+
+class ValidationFailed(GhostError):
+    status, code, message = 422, "validation_error", "Validation failed."
+
+
+class PreconditionRequired(GhostError):
+    status, code, message = 428, "precondition_required", "Send an If-Match header."
+
+
+class RateLimited(GhostError):
+    status, code, message = 429, "rate_limited", "Too many requests. Please wait a little."
+
+
+class InternalError(GhostError):
+    pass
+
+
+class ServiceUnavailable(GhostError):
+    status, code = 503, "service_unavailable"
+    message = "A part that this needs is away. Please try again shortly."
+
+    def __init__(self, message: str | None = None, **extra: Any) -> None:
+        super().__init__(message, **extra)
+        self.headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
+
+
+_BY_STATUS: dict[int, type[GhostError]] = {
+    cls.status: cls
+    for cls in (
+        BadRequest, Unauthorized, Forbidden, NotFound, MethodNotAllowed, Conflict, TokenUsed,
+        PreconditionFailed, PayloadTooLarge, UnsupportedMediaType, ValidationFailed,
+        PreconditionRequired, RateLimited, ServiceUnavailable,
+    )
+}  # fmt: skip
+
+
+def init_app(app: Flask) -> None:
+    """Make every error of the application an envelope."""
+    app.register_error_handler(GhostError, _ghost_error)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(sa_exc.SQLAlchemyError, _database_error)
+    app.register_error_handler(StaleDataError, _stale)
+    app.register_error_handler(RedisError, _redis_error)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def _ghost_error(error: GhostError) -> ResponseReturnValue:
+    return error_response(error.status, error.code, error.message, error.details, error.headers)
+
+
+def _http_error(error: HTTPException) -> ResponseReturnValue:
+    """Werkzeug's errors, and flask-smorest's, whose details are in `error.data`."""
+    if error.code is None or error.code < 400:
+        return error.get_response()
+    status = error.code
+    data: Mapping[str, Any] = getattr(error, "data", None) or {}
+    headers = {
+        name: value
+        for name, value in error.get_headers()
+        if name.lower() not in ("content-type", "content-length")
+    }
+    headers.update(data.get("headers") or {})
+    details = data.get("messages") or data.get("errors")
+    cls = _BY_STATUS.get(status)
+    if cls is None:
+        code = "bad_request" if status < 500 else "internal_error"
+        return error_response(status, code, error.name + ".", details, headers)
+    if status == 503:
+        headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
+    if status == 401:
+        headers.setdefault("WWW-Authenticate", "Bearer")
+    message = data.get("message") or cls.message
+    return error_response(status, cls.code, message, details, headers)
+
+
+def _database_error(error: sa_exc.SQLAlchemyError) -> ResponseReturnValue:
+    """Integrity is a conflict, data a validation error, a lost or busy database a 503."""
+    if isinstance(error, sa_exc.IntegrityError):
+        conflict = _conflict_of(error)
+        logger.info("integrity: {}", conflict.details)
+        return _ghost_error(conflict)
+    if isinstance(error, sa_exc.DataError):
+        logger.bind(error=str(error.orig)).warning("the database refused a value")
+        return _ghost_error(ValidationFailed("A value does not fit."))
+    if is_unavailable(error):
+        logger.bind(error=str(getattr(error, "orig", error))).error("the database is unavailable")
+        return _ghost_error(ServiceUnavailable())
+    return _unexpected(error)
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Tell whether a database error means that it is away, hanging or busy, not that we erred."""
+    if isinstance(error, sa_exc.TimeoutError):  # no connection of the pool came free
+        return True
+    if isinstance(error, sa_exc.DBAPIError) and error.connection_invalidated:
+        return True
+    if isinstance(error, sa_exc.OperationalError):
+        # SQLite also calls a missing table operational: that one is a bug.
+        return "no such" not in str(error.orig)
+    return isinstance(error, sa_exc.InterfaceError)
+
+
+_UNIQUE_COLUMN = re.compile(r"UNIQUE constraint failed: (?:index ')?([\w., ]+)|Key \((.+?)\)=")
+
+
+def _conflict_of(error: sa_exc.IntegrityError) -> Conflict:
+    """Name the field of a violated unique constraint, as far as the database tells it."""
+    found = _UNIQUE_COLUMN.search(str(error.orig))
+    if not found:
+        return Conflict("This is at odds with other data.")
+    column = (found.group(1) or found.group(2)).split(",")[-1].split(".")[-1]
+    return Conflict(field=re.sub(r"^.*?(\w+)\W*$", r"\1", column))
+
+
+def _stale(_error: StaleDataError) -> ResponseReturnValue:
+    if request.headers.get("If-Match"):
+        return _ghost_error(PreconditionFailed())
+    return _ghost_error(Conflict(PreconditionFailed.message))
+
+
+def _redis_error(error: RedisError) -> ResponseReturnValue:
+    logger.bind(error=str(error)).error("Redis is unavailable")
+    return _ghost_error(ServiceUnavailable())
+
+
+def _unexpected(error: Exception) -> ResponseReturnValue:
+    """The last resort: log the stack, tell the client nothing."""
+    g.failed = True
+    logger.opt(exception=error).error("unexpected {}", type(error).__name__)
+    if current_app.testing and current_app.config.get("PROPAGATE_EXCEPTIONS"):
+        raise error
+    details = {"exception": repr(error)} if current_app.debug else None
+    return error_response(500, InternalError.code, InternalError.message, details, {})

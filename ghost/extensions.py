@@ -1,0 +1,33 @@
+"""The extension objects, made here and bound in `create_app`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flask_jwt_extended import JWTManager
+from flask_limiter import Limiter
+from flask_mail import Mail
+from flask_migrate import Migrate
+
+from ghost.access import Loader
+from ghost.api import Api
+from ghost.config import Config
+from ghost.database import db
+
+migrate = Migrate()
+jwt = JWTManager()
+mail = Mail()
+
+
+@dataclass
+class State:
+    """What one application of Ghost keeps: `app.extensions["ghost"]`."""
+
+    config: Config
+    permissions: dict[str, str] = field(default_factory=dict)
+    loader: Loader | None = None
+    api: Api | None = None
+    limiter: Limiter | None = None
+
+
+__all__ = ["State", "db", "jwt", "mail", "migrate"]

@@ -1,0 +1,207 @@
+"""What happens around every request: its id, its body's rules, headers of the answer, a log line."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import Any, NoReturn
+
+import flask
+from flask import Flask, Response, g, request
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from ghost.config import Config
+from ghost.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
+from ghost.logging import log_request, request_id_var, user_id_var
+from ghost.models import uuid7
+
+MAX_JSON_DEPTH = 64
+MAX_INTEGER_DIGITS = 19
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
+
+SECURITY_HEADERS = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Permissions-Policy", "camera=(), geolocation=(), microphone=()"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("Cache-Control", "no-store"),
+)
+HSTS = ("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
+
+
+class Request(flask.Request):
+    """A request whose JSON is read strictly and whose body can't outgrow its limit unseen."""
+
+    def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:
+        """Read the JSON body by the project's one set of rules.
+
+        :raises UnsupportedMediaType: the content type is not JSON.
+        :raises BadRequest: it is no valid JSON, not UTF-8, too deep, or ambiguous.
+        :raises PayloadTooLarge: it is longer than `app.max_body`.
+        """
+        if not self.is_json and not force:
+            if silent:
+                return None
+            raise UnsupportedMediaType
+        try:
+            return read_json(self.get_data(cache=cache))
+        except BadRequest:
+            if silent:
+                return None
+            raise
+
+    def get_data(
+        self, cache: bool = True, as_text: bool = False, parse_form_data: bool = False
+    ) -> Any:
+        """The whole body, measured: a cut one is refused, also where no length was declared."""
+        if parse_form_data or hasattr(self, "_cached_data"):
+            return super().get_data(cache, as_text, parse_form_data)
+        limit, declared = self.max_content_length, self.content_length
+        if limit is not None and declared is not None and declared > limit:
+            raise PayloadTooLarge
+        if declared is not None or limit is None:
+            body = super().get_data(cache=False)
+            if declared is not None and len(body) != declared:
+                raise BadRequest("The body is shorter than its Content-Length.")
+        elif self.environ.get("wsgi.input_terminated"):
+            body = self.environ["wsgi.input"].read(limit + 1)
+            if len(body) > limit:
+                raise PayloadTooLarge
+        else:
+            body = b""
+        self._cached_data = body
+        return body.decode("utf-8", "replace") if as_text else body
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise BadRequest(f"{name} is not JSON.")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_INTEGER_DIGITS + 1:
+        raise BadRequest("A number is too large.")
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise BadRequest("A number is too large.")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise BadRequest("A key stands twice in one object.")
+    return found
+
+
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_object,
+    parse_constant=_refuse_constant,
+    parse_int=_integer,
+    parse_float=_float,
+)
+
+
+def read_json(body: bytes) -> Any:
+    """Read JSON that came from outside. See RFC 8259, section 8.1, for UTF-8.
+
+    :raises BadRequest: malformed, not UTF-8, NaN or Infinity, a key twice, numbers out of range,
+        or nested deeper than 64.
+    """
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadRequest("The body is not UTF-8.") from error
+    if text.startswith("\ufeff"):
+        raise BadRequest("The body starts with a byte order mark.")
+    if text.count("[") + text.count("{") > MAX_JSON_DEPTH and _depth(text) > MAX_JSON_DEPTH:
+        raise BadRequest("The JSON is nested too deeply.")
+    try:
+        return _decoder.decode(text)
+    except ValueError as error:
+        raise BadRequest("The body is not valid JSON.") from error
+
+
+_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
+
+
+def _depth(text: str) -> int:
+    """How deep brackets nest, those in strings not counted."""
+    depth = deepest = 0
+    for token in _STRUCTURE.finditer(text):
+        if token.group() in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif token.group() in "]}":
+            depth -= 1
+    return deepest
+
+
+def refuse_query() -> None:
+    """Refuse every query field of a view that declares none.
+
+    :raises ValidationFailed: the URL has a query.
+    """
+    if request.query_string and request.args:
+        raise ValidationFailed(
+            details={"query": {name: ["Unknown field."] for name in request.args}}
+        )
+
+
+def init_app(app: Flask, config: Config) -> None:
+    """Bind the request class, the proxies, the limits and the hooks of every request."""
+    app.request_class = Request
+    app.config["MAX_CONTENT_LENGTH"] = config.app.max_body
+    app.config["TRUSTED_HOSTS"] = list(config.app.trusted_hosts) or None
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
+    proxies = config.app.trusted_proxies
+    if proxies:
+        app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
+            app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=proxies
+        )
+    headers = SECURITY_HEADERS + ((HSTS,) if config.is_production else ())
+
+    @app.before_request
+    def begin() -> None:
+        g.started = time.perf_counter()
+        wanted = request.environ.get("HTTP_X_REQUEST_ID")
+        valid = wanted is not None and _REQUEST_ID.match(wanted)
+        request_id_var.set(wanted if valid else str(uuid7()))
+        user_id_var.set(None)
+
+    @app.after_request
+    def finish(response: Response) -> Response:
+        answer = response.headers
+        answer["X-Request-ID"] = request_id_var.get() or ""
+        for name, value in headers:
+            if name not in answer:
+                answer[name] = value
+        return response
+
+    @app.teardown_request
+    def forget(_error: BaseException | None) -> None:
+        request_id_var.set(None)
+        user_id_var.set(None)
+
+
+def log_requests(app: Flask) -> None:
+    """Write one line for each request; called last at assembly, so that it sees the final answer."""
+
+    @app.after_request
+    def log(response: Response) -> Response:
+        log_request(
+            request.method,
+            request.path,
+            response.status_code,
+            time.perf_counter() - g.get("started", time.perf_counter()),
+        )
+        return response

@@ -1,0 +1,92 @@
+"""Rate limits on Redis, in memory while Redis is away.
+
+Flask-Limiter keeps state on its object, so every application has one of its own; routes only carry
+a mark.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from flask import Flask, request
+from flask_limiter import Limiter
+
+from ghost.access import identity
+from ghost.config import Config
+
+View = TypeVar("View", bound=Callable[..., Any])
+REDIS_SECONDS = 1.0
+
+
+def source() -> str:
+    """The caller's address; an IPv6 network of 64 bits counts as one."""
+    address = request.remote_addr or "unknown"
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if parsed.version == 6:
+        if parsed.ipv4_mapped:
+            return str(parsed.ipv4_mapped)
+        return str(ipaddress.ip_network((parsed, 64), strict=False).network_address)
+    return address
+
+
+def caller_or_source() -> str:
+    """The user of a genuine token, else the address."""
+    user_id = identity()
+    return f"user:{user_id}" if user_id else source()
+
+
+def rate_limit(rate: str, *, key: Callable[[], str] = source) -> Callable[[View], View]:
+    """Limit a view, instead of the default limit.
+
+    :param rate: as `"5/minute"`, or the name of a key of the section `ratelimit`.
+    :param key: what is counted: the caller's address, when nothing else is said.
+    """
+
+    def decorate(view: View) -> View:
+        view.rate_limit = (rate, key)  # type: ignore[attr-defined]
+        return view
+
+    return decorate
+
+
+def unlimited(view: View) -> View:
+    """Take a view out of every limit: probes, documentation."""
+    view.rate_limit = None  # type: ignore[attr-defined]
+    return view
+
+
+def init_app(app: Flask, config: Config) -> Limiter | None:
+    """Limit every route registered so far; called when all of them are."""
+    settings = config.ratelimit
+    if not settings.enabled:
+        return None
+    uri = settings.storage or config.redis.url or "memory://"
+    on_redis = not uri.startswith("memory")
+    limiter = Limiter(
+        key_func=caller_or_source,
+        app=app,
+        default_limits=[settings.default],
+        storage_uri=uri.replace("unix://", "redis+unix://", 1),
+        storage_options=(
+            {"socket_connect_timeout": REDIS_SECONDS, "socket_timeout": REDIS_SECONDS}
+            if on_redis
+            else {}
+        ),
+        in_memory_fallback_enabled=on_redis,
+        headers_enabled=True,
+        key_prefix=f"ghost:{config.app.name}",
+    )
+    for endpoint, view in app.view_functions.items():
+        mark = getattr(view, "rate_limit", ())
+        if mark is None or endpoint == "static":
+            limiter.exempt(view)
+        elif mark:
+            rate, key = mark
+            rate = getattr(settings, rate, rate)
+            app.view_functions[endpoint] = limiter.limit(rate, key_func=key)(view)
+    return limiter
