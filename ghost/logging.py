@@ -14,12 +14,13 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from json import dumps as json_dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from uuid import UUID
 
 import orjson
@@ -45,6 +46,8 @@ __all__ = [
 ]
 
 Component = Literal["web", "worker", "cli"]
+StreamName = Literal["stdout", "stderr"]
+Render: TypeAlias = Callable[["Record"], bytes]
 
 request_id_var: ContextVar[str | None] = ContextVar("ghost_request_id", default=None)
 job_id_var: ContextVar[str | None] = ContextVar("ghost_job_id", default=None)
@@ -56,8 +59,6 @@ TEXT_LIMIT = 16 * 1024
 STACK_LIMIT = 64 * 1024
 HIDDEN = "***"
 
-
-# --- Redaction -------------------------------------------------------------------------------
 
 # A field is secret when its name contains one of these ...
 _SECRET_PARTS = (
@@ -104,21 +105,34 @@ def _is_secret_name(name: str) -> bool:
 _SIGNS = (
     "eyj",
     "bearer",
-    "basic",
+    "basic ",
+    "digest ",
     "ghost_",
     "://",
     "token",
     "passw",
     "passphrase",
     "secret",
-    "api",
+    "api_key",
+    "api-key",
+    "apikey",
+    "private",
+    "credential",
     "cookie",
     "authorization",
+    "recovery",
     "code",
     "otp",
-    "signature",
-    "credential",
-    "key",
+    "pin=",
+    "pin'",
+    'pin"',
+    "pwd",
+    "jwt",
+    "sig=",
+    "signature=",
+    "ticket=",
+    "state=",
+    "key=",
     "parameters:",
     "failing row",
     "$2",
@@ -133,27 +147,39 @@ _QUOTED = r"""(?:"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')"""
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     # JSON Web Tokens, cut ones too.
     (re.compile(r"eyJ[\w-]{6,}(?:\.[\w-]*){0,4}"), HIDDEN),
-    (re.compile(r"(?i)\b(bearer|basic|digest|token)\s+(?=[\w.~+/-]*[\d._~+/=-])[\w.~+/-]{6,}=*"),
-     rf"\1 {HIDDEN}"),
+    (
+        re.compile(r"(?i)\b(bearer|basic|digest|token)\s+(?=[\w.~+/-]*[\d._~+/=-])[\w.~+/-]{6,}=*"),
+        rf"\1 {HIDDEN}",
+    ),
     (re.compile(r"(?i)\bbearer\s+[\w.~+/=-]+"), f"Bearer {HIDDEN}"),
     # API keys: at least one digit or capital, so that names such as ghost_production stay.
     (re.compile(r"\bghost_(?=[\w-]*[A-Z0-9])[\w-]{6,}"), f"ghost_{HIDDEN}"),
     # scheme://user:password@host, up to the last "@": a raw "@" or "/" may be in the password.
     (re.compile(r"""(://[^\s:/@?#"'<>]*):[^\s"'<>]*@"""), rf"\1:{HIDDEN}@"),
     # One-time values in a query or a fragment.
-    (re.compile(r"(?i)([?&#;](?:code|otp|ticket|sig|signature|key|state)=)[^\s&#\"'<>]+"),
-     rf"\1{HIDDEN}"),
+    (
+        re.compile(r"(?i)([?&#;](?:code|otp|ticket|sig|signature|key|state)=)[^\s&#\"'<>]+"),
+        rf"\1{HIDDEN}",
+    ),
     # name=value and "name": "value", as in URLs, reprs, JSON and calls.
     (re.compile(rf"(?i)(\b{_NAME})=(?:{_QUOTED}|[^\s&#;,\"'<>)\]}}]+)"), rf"\1={HIDDEN}"),
-    (re.compile(rf"(?i)(([\"']){_NAME}\2\s*[:,]\s*)(?:[bru]?{_QUOTED}|-?\d[\w.]*)"),
-     rf"\1'{HIDDEN}'"),
-    (re.compile(rf"(?i)(([\"'])(?:code|otp|totp|pin|jwt|pwd)\2\s*:\s*)(?:{_QUOTED}|\d+)"),
-     rf"\1'{HIDDEN}'"),
+    (
+        re.compile(rf"(?i)(([\"']){_NAME}\2\s*[:,]\s*)(?:[bru]?{_QUOTED}|-?\d[\w.]*)"),
+        rf"\1'{HIDDEN}'",
+    ),
+    (
+        re.compile(rf"(?i)(([\"'])(?:code|otp|totp|pin|jwt|pwd)\2\s*:\s*)(?:{_QUOTED}|\d+)"),
+        rf"\1'{HIDDEN}'",
+    ),
     (re.compile(r"(?i)\b(otp|totp|pin|pwd|jwt)=[^\s&#;,\"'<>)\]}]+"), rf"\1={HIDDEN}"),
     # Header lines.
-    (re.compile(r"(?im)\b((?:set-)?cookie|(?:proxy-)?authorization|x-api-key|x-csrf-token)"
-                r"(\s*:\s*)(?!['\"]?\*\*\*)[^\r\n]+"),
-     rf"\1\2{HIDDEN}"),
+    (
+        re.compile(
+            r"(?im)\b((?:set-)?cookie|(?:proxy-)?authorization|x-api-key|x-csrf-token)"
+            r"(\s*:\s*)(?!['\"]?\*\*\*)[^\r\n]+"
+        ),
+        rf"\1\2{HIDDEN}",
+    ),
     # What the database and its driver say about rows.
     (re.compile(r"(?s)\[parameters: .*?\](?=\s*(?:\n|$|\())"), f"[parameters: {HIDDEN}]"),
     (re.compile(r"(?i)(failing row contains )\(.*"), rf"\1({HIDDEN})"),
@@ -196,9 +222,10 @@ def redact(value: Any, *, _depth: int = 0) -> Any:
         }
     if isinstance(value, list | tuple | set | frozenset):
         # A header or form as pairs: ("Authorization", "Bearer ...").
-        if kind is tuple and len(value) == 2 and type(value[0]) is str and _is_secret_name(value[0]):
-            return [value[0], HIDDEN]
-        return [redact(item, _depth=_depth + 1) for item in _first(value, 100)]
+        items = list(_first(value, 100))
+        if kind is tuple and len(items) == 2 and _is_secret_name(_name(items[0])):
+            return [items[0], HIDDEN]
+        return [redact(item, _depth=_depth + 1) for item in items]
     if isinstance(value, bytes | bytearray | memoryview):
         return f"<{len(value)} bytes>"
     try:
@@ -228,22 +255,17 @@ def _shorten(text: str, limit: int) -> str:
 
 def _clean(record: Record) -> None:
     """Add the ids and take the secrets out, before any sink sees the record."""
-    message = record["message"]
-    if len(message) > STACK_LIMIT:
-        message = _shorten(message, STACK_LIMIT)
-    record["message"] = redact_text(message)
     extra = record["extra"]
-    for name, value in extra.items():
-        if value is None or type(value) is int or type(value) is float:
-            if value is None or not _is_secret_name(name):
-                continue
-            extra[name] = HIDDEN
-        elif _is_secret_name(name):
-            extra[name] = HIDDEN
-        else:
-            extra[name] = redact(value)
+    if record["function"] == "log_request" and record["name"] == __name__:
+        # Once for each request: of its fields only these come from outside.
+        extra["method"] = redact(extra["method"])
+        extra["path"] = redact(extra["path"])
+    else:
+        _clean_content(record)
     if "request_id" not in extra:
-        extra["request_id"] = request_id_var.get()
+        # The caller chose it, within 128 harmless characters.
+        request_id = request_id_var.get()
+        extra["request_id"] = request_id and redact_text(request_id)
     if "job_id" not in extra:
         extra["job_id"] = job_id_var.get()
     if "user_id" not in extra:
@@ -253,11 +275,23 @@ def _clean(record: Record) -> None:
     record["cleaned"] = True  # type: ignore[typeddict-unknown-key]
 
 
-# --- Rendering -------------------------------------------------------------------------------
+def _clean_content(record: Record) -> None:
+    message = record["message"]
+    if len(message) > STACK_LIMIT:
+        message = _shorten(message, STACK_LIMIT)
+    record["message"] = redact_text(message)
+    extra = record["extra"]
+    for name, value in extra.items():
+        if value is not None:
+            extra[name] = HIDDEN if _is_secret_name(name) else redact(value)
+
 
 _IDS = ("request_id", "job_id", "user_id")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# What moves the cursor, ends a line or turns the direction of writing; tab and newline apart.
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
 _COLOURS = {
     "TRACE": "\x1b[2m",
     "DEBUG": "\x1b[36m",
@@ -285,9 +319,11 @@ def _now() -> str:
 def _exception(record: Record) -> dict[str, str] | None:
     """Return an exception's type, text and stack, without secrets."""
     exception = record["exception"]
-    if exception is None or exception.type is None:
+    if exception is None:
         return None
     kind, value, trace = exception
+    if kind is None:  # logger.exception() outside an except clause
+        return None
     try:
         stack = "".join(traceback.format_exception(kind, value, trace))
         message = str(value)
@@ -325,8 +361,11 @@ def _render_json(record: Record) -> bytes:
         return json_dumps(line, default=str).encode() + b"\n"
     if not data.isascii():
         # Some readers take these for line ends; in JSON they may be written as escapes.
-        for raw, escape in ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"),
-                            (b"\xc2\x85", b"\\u0085")):
+        for raw, escape in (
+            (b"\xe2\x80\xa8", b"\\u2028"),
+            (b"\xe2\x80\xa9", b"\\u2029"),
+            (b"\xc2\x85", b"\\u0085"),
+        ):
             data = data.replace(raw, escape)
     return data
 
@@ -371,13 +410,10 @@ def _render_console(record: Record, *, colour: bool) -> bytes:
     return (text + "\n").encode("utf-8", "backslashreplace")
 
 
-# --- Sinks -----------------------------------------------------------------------------------
-
-
 class _Sink:
     """What a loguru sink of ours does around the writing itself: it never raises."""
 
-    def __init__(self, render: Callable[[Record], bytes]) -> None:
+    def __init__(self, render: Render) -> None:
         self._render = render
         self.lost_count = 0
 
@@ -416,7 +452,7 @@ class _Sink:
 class _StreamSink(_Sink):
     """Writes to the process's stdout or stderr."""
 
-    def __init__(self, name: Literal["stdout", "stderr"], render: Callable[[Record], bytes]) -> None:
+    def __init__(self, name: StreamName, render: Render) -> None:
         super().__init__(render)
         self._name = name
         self._number = 1 if name == "stdout" else 2
@@ -466,7 +502,7 @@ class _FileSink(_Sink):
     with the file; the number of files is that of the processes that ever ran at once.
     """
 
-    def __init__(self, folder: Path, component: str, render: Callable[[Record], bytes]) -> None:
+    def __init__(self, folder: Path, component: str, render: Render) -> None:
         super().__init__(render)
         self._folder = folder
         self._component = component
@@ -478,39 +514,41 @@ class _FileSink(_Sink):
         _file_sinks.add(self)
 
     def _put(self, data: bytes) -> None:
-        if self._number is None:
-            self._open()
-        elif self._size + len(data) > ROTATE_BYTES and self._size:
-            self._rotate()
-        assert self._number is not None
+        number = self._number
+        if number is None:
+            number = self._open()
+        elif self._size and self._size + len(data) > ROTATE_BYTES:
+            number = self._rotate()
         if self._is_torn:
             data = b"\n" + data
         self._is_torn = True  # until the whole line is written
-        _write_all(self._number, data)
+        _write_all(number, data)
         self._is_torn = False
         self._size += len(data)
 
-    def _open(self) -> None:
+    def _open(self) -> int:
         if time.monotonic() < self._retry_at:
             raise BlockingIOError
         self._retry_at = time.monotonic() + 5.0
         self._folder.mkdir(parents=True, exist_ok=True)
         _delete_old_files(self._folder)
+        number: int | None = None
         slot = 0
-        while self._number is None:
+        while number is None:
             suffix = f"-{slot}" if slot else ""
             self._path = self._folder / f"{self._component}{suffix}.log"
-            self._number = _open_locked(self._path)
+            number = _open_locked(self._path)
             slot += 1
-        self._size = os.fstat(self._number).st_size
+        self._number = number
+        self._size = os.fstat(number).st_size
         self._retry_at = 0.0
+        return number
 
-    def _rotate(self) -> None:
-        assert self._number is not None
+    def _rotate(self) -> int:
         stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}"
-        os.rename(self._path, self._path.with_suffix(f".{stamp}.log"))
+        self._path.rename(self._path.with_suffix(f".{stamp}.log"))
         self.close()
-        self._open()
+        return self._open()
 
     def close(self) -> None:
         if self._number is not None:
@@ -538,7 +576,7 @@ def _open_locked(path: Path) -> int | None:
         try:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Renamed or deleted between the opening and the lock?
-            if os.path.samestat(os.fstat(number), os.stat(path)):
+            if os.path.samestat(os.fstat(number), path.stat()):
                 return number
         except BlockingIOError:
             os.close(number)
@@ -581,9 +619,6 @@ def reopen_files() -> None:
 os.register_at_fork(after_in_child=reopen_files)
 
 
-# --- The standard library --------------------------------------------------------------------
-
-
 class _Bridge(logging.Handler):
     """Hands what libraries log by the standard library to loguru."""
 
@@ -606,12 +641,12 @@ class _Bridge(logging.Handler):
         )
 
 
+_LEVELS = ((50, "CRITICAL"), (40, "ERROR"), (30, "WARNING"), (20, "INFO"), (10, "DEBUG"))
+
+
 def _level_name(number: int) -> str:
     """Return loguru's name for a numeric level of the standard library."""
-    for least, name in ((50, "CRITICAL"), (40, "ERROR"), (30, "WARNING"), (20, "INFO"), (10, "DEBUG")):
-        if number >= least:
-            return name
-    return "TRACE"
+    return next((name for least, name in _LEVELS if number >= least), "TRACE")
 
 
 class _NoAccessLines(logging.Filter):
@@ -622,10 +657,28 @@ class _NoAccessLines(logging.Filter):
 
 
 # Libraries that bring handlers of their own.
-_BRIDGED = ("gunicorn", "werkzeug", "sqlalchemy", "rq", "alembic", "flask", "py.warnings", "rq_scheduler")
+_BRIDGED = (
+    "gunicorn",
+    "werkzeug",
+    "sqlalchemy",
+    "rq",
+    "alembic",
+    "flask",
+    "py.warnings",
+    "rq_scheduler",
+)
 # At DEBUG SQLAlchemy writes the rows it reads, hashes included; `database.echo` asks for the
 # statements alone. The others tell of each packet.
-_QUIET = ("sqlalchemy", "urllib3", "asyncio", "watchfiles", "PIL", "flask_cors", "flask-limiter", "limits")
+_QUIET = (
+    "sqlalchemy",
+    "urllib3",
+    "asyncio",
+    "watchfiles",
+    "PIL",
+    "flask_cors",
+    "flask-limiter",
+    "limits",
+)
 
 _bridge = _Bridge()
 _no_access_lines = _NoAccessLines()
@@ -660,8 +713,6 @@ def _bridge_standard_library(level_number: int) -> None:
     # Else Werkzeug adds a handler when it finds no level of its own.
     werkzeug.setLevel(level_number)
 
-
-# --- Set-up ----------------------------------------------------------------------------------
 
 _lock = threading.Lock()
 _handler_ids: list[int] = []
@@ -703,13 +754,11 @@ def _install(
     _is_secret_name.cache_clear()
     _min_level = logger.level(level).no
     for handler_id in _handler_ids or [0]:  # 0 is loguru's own, to stderr
-        try:
+        with suppress(ValueError):  # the application removed it
             logger.remove(handler_id)
-        except ValueError:  # the application removed it
-            pass
     _handler_ids.clear()
     logger.configure(patcher=_clean)
-    stream: Literal["stdout", "stderr"] = "stderr" if component == "cli" else "stdout"
+    stream: StreamName = "stderr" if component == "cli" else "stdout"
     is_terminal = bool(getattr(getattr(sys, stream), "isatty", bool)())
 
     def render_plain(record: Record) -> bytes:
@@ -718,17 +767,17 @@ def _install(
     def render_coloured(record: Record) -> bytes:
         return _render_console(record, colour=True)
 
-    if style == "json":
-        sinks: list[_Sink] = [_StreamSink(stream, _render_json)]
-    else:
-        sinks = [_StreamSink(stream, render_coloured if is_terminal else render_plain)]
+    plain: Render = _render_json if style == "json" else render_plain
+    coloured: Render = _render_json if style == "json" else render_coloured
+    sinks: list[_Sink] = [_StreamSink(stream, coloured if is_terminal else plain)]
     if folder is not None:
-        sinks.append(_FileSink(folder, component, _render_json if style == "json" else render_plain))
+        sinks.append(_FileSink(folder, component, plain))
     for sink in sinks:
-        _handler_ids.append(
-            # The sink renders by itself; loguru's own formatting is left with nothing to do.
-            logger.add(sink, level=level, format="", colorize=False, backtrace=False, diagnose=False)
+        # The sink renders by itself: loguru's own formatting is left with nothing to do.
+        handler_id = logger.add(
+            sink, level=level, format="", colorize=False, backtrace=False, diagnose=False
         )
+        _handler_ids.append(handler_id)
 
 
 def _log_folder(config: Config) -> Path | None:
@@ -738,9 +787,6 @@ def _log_folder(config: Config) -> Path | None:
     if not str(folder):
         return None
     return Path(config.root) / folder
-
-
-# --- One line for each request ---------------------------------------------------------------
 
 
 def _as_access(record: Record) -> None:
@@ -783,9 +829,6 @@ def log_request(
         client_ip=client_ip,
         route=route,
     )
-
-
-# --- gunicorn and RQ -------------------------------------------------------------------------
 
 
 class GunicornLogger:
