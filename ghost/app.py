@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any
@@ -105,3 +106,30 @@ def create_app(
         )
     http.log_requests(app)
     return app
+
+
+def _imported(name: str) -> Any:
+    """Import a module that the configuration names.
+
+    :raises click.ClickException: it can't be found, told without a stack trace.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(error.name + ".")):
+            raise click.ClickException(f"the configuration names {name!r}: no such module") from error
+        raise
+
+
+def _named(name: str) -> FlaskBlueprint:
+    """The blueprint that a line such as `orders.views:bp` names."""
+    module, _, attribute = name.partition(":")
+    found = getattr(_imported(module), attribute or "bp", None)
+    if not isinstance(found, FlaskBlueprint):
+        raise click.ClickException(f"the configuration names {name!r}, which is no blueprint")
+    return found
+
+
+def _exact(origin: str) -> re.Pattern[str]:
+    """An origin that Flask-Cors can't take for a pattern."""
+    return re.compile(re.escape(origin) + r"\Z")

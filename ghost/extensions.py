@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from flask_jwt_extended import JWTManager
 from flask_limiter import Limiter
@@ -28,6 +29,7 @@ class State:
     loader: Loader | None = None
     api: Api | None = None
     limiter: Limiter | None = None
+    keys: Any = None  # the signing keys of the auth room, made when first needed
 
 
 __all__ = ["State", "db", "jwt", "mail", "migrate"]
