@@ -26,10 +26,10 @@ from uuid import UUID
 import orjson
 from loguru import logger
 
+from ghost.config import Config, get_config
+
 if TYPE_CHECKING:
     from loguru import Message, Record
-
-    from ghost.config import Config
 
 __all__ = [
     "GunicornLogger",
@@ -717,29 +717,31 @@ def _bridge_standard_library(level_number: int) -> None:
 _lock = threading.Lock()
 _handler_ids: list[int] = []
 _settings: tuple[object, ...] | None = None
+_component: Component = "web"
 _min_level = 0
 
 
-def configure(config: Config, *, component: Component = "web") -> None:
+def configure(config: Config, *, component: Component | None = None) -> None:
     """Send everything that this process logs where the configuration says.
 
     Called again with the same settings it does nothing, with others it replaces its own sinks and
     leaves those of the application. Nothing is opened or written before the first line.
 
     :param component: names the log file, and for `cli` the stream: a command's own output is on
-        stdout, so that its log goes to stderr.
+        stdout, so that its log goes to stderr. None keeps what an earlier call said, else `web`.
     """
-    global _settings
+    global _component, _settings
     level = config.logging.level.upper()
-    style = config.logging.format or ("json" if config.env == "production" else "console")
-    folder = _log_folder(config)
+    style = config.logging.format
+    folder = config.logging.dir
     names = frozenset(
-        _CAMEL.sub("_", name).lower().replace("-", "_") for name in config.logging.redact or ()
+        _CAMEL.sub("_", name).lower().replace("-", "_") for name in config.logging.redact
     )
-    settings = (level, style, folder, names, component, config.env)
     with _lock:
+        _component = component or _component
+        settings = (level, style, folder, names, _component)
         if settings != _settings:
-            _install(level, style, folder, names, component)
+            _install(level, style, folder, names, _component)
             _settings = settings
         _bridge_standard_library(logger.level(level).no)
         if config.env != "testing":  # there the test runner collects the warnings
@@ -778,15 +780,6 @@ def _install(
             sink, level=level, format="", colorize=False, backtrace=False, diagnose=False
         )
         _handler_ids.append(handler_id)
-
-
-def _log_folder(config: Config) -> Path | None:
-    folder = config.logging.dir
-    if folder is None:
-        return config.instance / "logs" if config.env == "development" else None
-    if not str(folder):
-        return None
-    return Path(config.root) / folder
 
 
 def _as_access(record: Record) -> None:
@@ -840,6 +833,12 @@ class GunicornLogger:
     def __init__(self, cfg: Any) -> None:
         self.error_log = logging.getLogger("gunicorn.error")
         self.access_log = logging.getLogger("gunicorn.access")
+        # The server speaks before the application is loaded.
+        try:
+            config = get_config()
+        except RuntimeError:
+            config = Config.load()
+        configure(config)
         self.setup(cfg)
 
     def setup(self, cfg: Any) -> None:
