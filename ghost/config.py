@@ -415,10 +415,9 @@ class Reading:
         self._derive()
         self.mistakes += _find_contradictions(self)
         if self.values.get(("app", "env")) == "production":
-            debug = sources.variables.get("FLASK_DEBUG", "")
-            self.mistakes += _find_refusals(
-                self, debug=debug.lower() not in ("", "0", "false", "no")
-            )
+            debug = sources.variables.get("FLASK_DEBUG", "").lower()
+            is_debug = debug not in ("", "0", "false", "no")  # as Flask itself reads it
+            self.mistakes += _find_refusals(self, is_debug=is_debug)
 
     def get(self, name: str) -> Any:
         """Return the value of `section.key`; None also when it is wrong."""
@@ -524,7 +523,7 @@ class Config:
             for name, cls in SECTIONS.items()
         }
         members |= {name: reading.values[name,] for name in LISTS}
-        vars(self).update(members, root=reading.root, _own=_freeze(reading.own), _reading=reading)
+        vars(self).update(members, root=reading.root, _own=_freeze(reading.own), reading=reading)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("A configuration does not change; load another one.")
@@ -584,18 +583,19 @@ class Config:
 
         :raises KeyError: there is no such key.
         """
-        return self._reading.origins[tuple(name.split("."))]
+        return self.reading.origins[tuple(name.split("."))]
 
     def rows(self) -> Iterator[Row]:
         """List every key with its value and source, secrets masked."""
-        return self._reading.rows()
+        return self.reading.rows()
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in (*SECTIONS, *LISTS))
         return f"Config(root={str(self.root)!r}, {shown})"
 
     _own: Mapping[str, Any]
-    _reading: Reading
+    reading: Reading
+    """What the sources said, for `flask config show`."""
 
 
 _lock = threading.Lock()
@@ -693,7 +693,6 @@ def _find_refusals(reading: Reading, *, is_debug: bool) -> Iterator[str]:
         and not reading.get("database.allow_sqlite"),
         "redis.url: must be set (REDIS_URL)": ("redis", "url") in reading.values
         and not reading.get("redis.url"),
-        "cors.origins: must not be *": "*" in (reading.get("cors.origins") or []),
         "mail.url: must not be console:// (set MAIL_URL)": reading.get("mail.url") == "console://",
         "mail.url: a password needs smtps:// or ?tls=starttls": _sends_password_in_clear(
             reading.get("mail.url")

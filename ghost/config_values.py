@@ -413,7 +413,7 @@ class LinkTemplate(Text):
 
 
 class Origin(Text):
-    """An origin exactly as a browser sends it, or `*`."""
+    """An origin exactly as a browser sends it: with credentials there may be no `*`."""
 
     _SHAPE = re.compile(
         r"([a-z][a-z0-9+.-]*)://([^/@?#\\\s:\[\]*]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?"
@@ -424,8 +424,6 @@ class Origin(Text):
 
     def check(self, value: object, root: Path) -> str:
         text: str = super().check(value, root)
-        if text == "*":
-            return text
         shape = self._SHAPE.fullmatch(text)
         if shape is None:
             raise Mismatch(f"{self.expected} (no path, no slash at the end)")

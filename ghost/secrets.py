@@ -41,6 +41,11 @@ def derived_key(config: Config, purpose: str) -> bytes:
     return hmac.new(secret, b"ghost:" + purpose.encode(), hashlib.sha256).digest()
 
 
+def flask_secret_key(config: Config) -> bytes:
+    """Return what Flask itself signs with, its session cookie for one."""
+    return derived_key(config, "flask")
+
+
 def _find(config: Config, name: str, configured: str | None) -> bytes:
     if configured is not None:
         return configured.encode()
