@@ -69,7 +69,7 @@ class ErrorSchema(ma.Schema):
     """The envelope of every error."""
 
     success = fields.Boolean(required=True, metadata={"const": False})
-    data = fields.Raw(required=True, allow_none=True, metadata={"type": "null"})
+    data = fields.Raw(required=True, metadata={"type": "null"})
     message = fields.String(required=True)
     error = fields.Nested(ErrorDetailSchema, required=True)
     meta = fields.Nested(MetaSchema, required=True)
@@ -78,7 +78,7 @@ class ErrorSchema(ma.Schema):
 @cache
 def _envelope_schema(schema: type[ma.Schema] | None, many: bool) -> ma.Schema:
     """The documented shape of an enveloped answer; never used to dump one."""
-    data: fields.Field = fields.Raw(required=True, allow_none=True, metadata={"type": "null"})
+    data: fields.Field = fields.Raw(required=True, metadata={"type": "null"})
     if schema is not None:
         data = fields.Nested(schema, many=many, required=True)
     shape = {
@@ -166,7 +166,6 @@ def _page_schema(
     if sort:
         orders = [order for name in sort for order in (name, f"-{name}")]
         shape["sort"] = Text(
-            load_default=None,
             validate=validate.OneOf(orders),
             metadata={"description": "A column; with `-` in front descending."},
         )
@@ -174,7 +173,6 @@ def _page_schema(
         shape["search"] = Text(
             min_length=1,
             max_length=200,
-            load_default=None,
             metadata={"description": "Text that " + " or ".join(search) + " contains."},
         )
     return type(f"{model_name}Query", (PageQuery,), shape)
@@ -227,7 +225,8 @@ class Blueprint(flask_smorest.Blueprint):
         about = deepcopy(getattr(view_func, "_apidoc", {}))
         about["access"] = {"access": access, "name": endpoint or view_func.__name__}
         view._apidoc = about  # type: ignore[attr-defined]
-        super().add_url_rule(rule, endpoint, view, provide_automatic_options, **options)
+        # Canonical without a slash at the end; with one they answer the same.
+        super().add_url_rule(rule.rstrip("/"), endpoint, view, provide_automatic_options, **options)
 
     def arguments(  # type: ignore[override]
         self, schema: type[ma.Schema], *, location: str = "json", **options: Any

@@ -22,8 +22,7 @@ from ghost.docs.views import bp as docs_bp
 from ghost.extensions import State, db, jwt, mail, migrate
 from ghost.health.views import bp as health_bp
 from ghost.jobs import registry
-from ghost.revisions import migrations_directory
-from ghost.secrets import flask_secret_key
+from ghost.secrets import derived_key
 from ghost.users.views import bp as users_bp
 from ghost.users.views import roles_bp
 
@@ -49,7 +48,7 @@ class Application(Flask):
 
     @property
     def secret_key(self) -> str | bytes | None:  # type: ignore[override]
-        return flask_secret_key(self.extensions["ghost"].config)
+        return derived_key(self.extensions["ghost"].config, "flask")
 
 
 def create_app(
@@ -90,7 +89,7 @@ def create_app(
     for blueprint in (*blueprints, *(_named(name) for name in settings.blueprints)):
         api.register(app, documented, blueprint)
     # After the models: autogenerate compares all of them.
-    migrate.init_app(app, db, directory=migrations_directory(settings), render_as_batch=True)
+    migrate.init_app(app, db)
     registry.init_app(app)
     cli.init_app(app)
 

@@ -79,7 +79,6 @@ class Base(DeclarativeBase):
     """The base of every model, Ghost's and the application's: one metadata, named constraints."""
 
     metadata = sa.MetaData(naming_convention=NAMING_CONVENTION)
-    type_annotation_map = {datetime: UTCDateTime}
 
 
 class ReadOnlyRequest(RuntimeError):
@@ -122,6 +121,7 @@ db = SQLAlchemy(
     session_options={"class_": Session, "expire_on_commit": False},
     disable_autonaming=True,
 )
+db.Model.registry.update_type_annotation_map({datetime: UTCDateTime})
 
 _reading: WeakKeyDictionary[Engine, Engine] = WeakKeyDictionary()
 _guarded: WeakSet[Engine] = WeakSet()

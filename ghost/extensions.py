@@ -8,12 +8,12 @@ from typing import Any
 from flask_jwt_extended import JWTManager
 from flask_limiter import Limiter
 from flask_mail import Mail
-from flask_migrate import Migrate
 
 from ghost.access import Loader
 from ghost.api import Api
 from ghost.config import Config
 from ghost.database import db
+from ghost.revisions import Migrate
 
 migrate = Migrate()
 jwt = JWTManager()
