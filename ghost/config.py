@@ -694,6 +694,7 @@ def _find_refusals(reading: Reading, *, is_debug: bool) -> Iterator[str]:
         "redis.url: must be set (REDIS_URL)": ("redis", "url") in reading.values
         and not reading.get("redis.url"),
         "mail.url: must not be console:// (set MAIL_URL)": reading.get("mail.url") == "console://",
+        "mail.url: must not be memory:// (set MAIL_URL)": reading.get("mail.url") == "memory://",
         "mail.url: a password needs smtps:// or ?tls=starttls": _sends_password_in_clear(
             reading.get("mail.url")
         ),
@@ -741,4 +742,5 @@ def _is_plain(url: str | None) -> bool:
 def _sends_password_in_clear(url: str | None) -> bool:
     parts = urlsplit(url or "")
     has_user = parts.username is not None or parts.password is not None
-    return parts.scheme == "smtp" and has_user and "tls" not in parse_qs(parts.query)
+    encrypts = "starttls" in parse_qs(parts.query).get("tls", [])
+    return parts.scheme == "smtp" and has_user and not encrypts

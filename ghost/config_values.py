@@ -554,16 +554,16 @@ class MailUrl(Url):
         super().__init__(
             "a URL of the form smtp://user:password@host:587?tls=starttls, smtps://host, "
             "file:///folder or console://",
-            ("smtp", "smtps", "file", "console"),
+            ("smtp", "smtps", "file", "console", "memory"),
         )
 
     def check_parts(self, text: str, parts: SplitResult, root: Path) -> str:
         if parts.fragment:
             raise Mismatch(self.expected)
-        if parts.scheme == "console":
-            if text.rstrip("/") != "console:":
-                raise Mismatch("console:// with nothing after it")
-            return "console://"
+        if parts.scheme in ("console", "memory"):
+            if text.rstrip("/") != f"{parts.scheme}:":
+                raise Mismatch(f"{parts.scheme}:// with nothing after it")
+            return f"{parts.scheme}://"
         if parts.scheme == "file":
             path = unquote(parts.netloc + parts.path)
             if path in ("", "/") or parts.query:
@@ -571,9 +571,20 @@ class MailUrl(Url):
             return f"file://{quote(str(resolve_path(path, root)))}"
         super().check_parts(text, parts, root)
         query: Sequence[tuple[str, str]] = parse_qsl(parts.query, keep_blank_values=True)
-        allowed = [[], [("tls", "starttls")]] if parts.scheme == "smtp" else [[]]
-        if parts.path not in ("", "/") or list(query) not in allowed:
-            raise Mismatch(f"{self.expected} (?tls=starttls is the one option, of smtp://)")
+        options = dict(query)
+        modes = ("starttls", "none") if parts.scheme == "smtp" else ()
+        if (
+            parts.path not in ("", "/")
+            or len(options) != len(query)
+            or not set(options) <= {"tls", "ca"}
+            or ("tls" in options and options["tls"] not in modes)
+        ):
+            raise Mismatch(
+                f"{self.expected} (its options are ?tls=starttls or ?tls=none, of smtp://, and "
+                "?ca= with the file of a private certificate authority)"
+            )
+        if "ca" in options and not resolve_path(options["ca"], root).is_file():
+            raise Mismatch("a file behind ?ca= that exists")
         return text
 
 
