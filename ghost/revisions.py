@@ -1,0 +1,558 @@
+"""Migrations: where revisions live, how they run, and how applications get Ghost's.
+
+There is one linear history per application. Ghost's own is the folder `migrations/` of its
+repository, which the wheel carries as `ghost/migrations/`. An application without a history of its
+own runs on that one; with its first own revision it gets a copy, and `flask migrations install`
+later adds what a newer Ghost brings onto the application's head.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import functools
+import logging
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import flask_migrate
+import sqlalchemy as sa
+from alembic import command, context
+from alembic.autogenerate.api import AutogenContext
+from alembic.util import CommandError
+from flask import Flask, current_app, g
+from flask.cli import AppGroup, with_appcontext
+from flask_migrate.cli import db as database_commands
+from sqlalchemy.engine import Connection, Engine
+
+from ghost.config import Config, current_config
+from ghost.database import db, migration_engine, reading
+
+SchemaState = Literal["ok", "behind", "ahead", "unknown"]
+
+# "ghost" in ASCII. PostgreSQL counts advisory locks by database, so every application of one
+# database waits for the same lock.
+LOCK_KEY = 0x67686F7374
+LOCK_WAIT_SECONDS = 60.0
+LOCK_POLL_SECONDS = 0.1
+
+logger = logging.getLogger(__name__)
+
+
+# --- Where revisions live -------------------------------------------------------------------------
+
+
+def ghost_migrations() -> Path:
+    """The folder of Ghost's own history: in the wheel inside the package, else beside it."""
+    packed = Path(__file__).parent / "migrations"
+    return packed if packed.is_dir() else Path(__file__).parent.parent / "migrations"
+
+
+def migrations_directory(config: Config) -> str:
+    """The application's `migrations/` beside wsgi.py, or Ghost's own while it has none."""
+    own = config.root / "migrations"
+    return str(own if (own / "env.py").is_file() else ghost_migrations())
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One file of a history, read without running it."""
+
+    id: str
+    down: tuple[str, ...]
+    path: Path
+
+
+def read_history(directory: str | Path) -> dict[str, Revision]:
+    """Revisions of a migrations folder by id."""
+    files = sorted((Path(directory) / "versions").glob("*.py"))
+    return {found.id: found for file in files if (found := _read_revision(file))}
+
+
+def _read_revision(path: Path) -> Revision | None:
+    values: dict[str, Any] = {}
+    for statement in ast.parse(path.read_text(encoding="utf-8"), str(path)).body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(name)], value=value) if value is not None:
+                pass
+            case ast.AnnAssign(target=ast.Name(name), value=value) if value is not None:
+                pass
+            case _:
+                continue
+        if name in ("revision", "down_revision"):
+            values[name] = ast.literal_eval(value)
+    if "revision" not in values:
+        return None
+    down = values.get("down_revision") or ()
+    return Revision(values["revision"], (down,) if isinstance(down, str) else tuple(down), path)
+
+
+def heads(history: dict[str, Revision]) -> list[str]:
+    """Ids that nothing stands on; one, unless two lines were written side by side."""
+    below = {down for revision in history.values() for down in revision.down}
+    return [revision_id for revision_id in history if revision_id not in below]
+
+
+def in_order(history: dict[str, Revision]) -> list[Revision]:
+    """A history from its first revision to its head."""
+    ordered: list[Revision] = []
+    seen: set[str] = set()
+
+    def add(revision: Revision) -> None:
+        if revision.id in seen:
+            return
+        seen.add(revision.id)
+        for down in revision.down:
+            add(history[down])
+        ordered.append(revision)
+
+    for head in heads(history):
+        add(history[head])
+    return ordered
+
+
+# --- What the database has ------------------------------------------------------------------------
+
+
+def schema_state(engine: Engine) -> SchemaState:
+    """Tell how the database's schema stands to this code's revisions; one query.
+
+    `behind`: revisions wait for `flask db upgrade`, or Ghost brings some that wait for
+    `flask migrations install`. `ahead`: a newer release has migrated already. `unknown`: the
+    database does not say.
+    """
+    directory = migrations_directory(current_config())
+    known, expected, lacking = _expectation(directory, _changed_at(directory))
+    try:
+        with reading(engine).connect() as connection:
+            current = _current(connection)
+    except sa.exc.SQLAlchemyError:
+        return "unknown"
+    if not current <= known:
+        return "ahead"
+    return "ok" if current == expected and not lacking else "behind"
+
+
+def _current(connection: Connection) -> set[str]:
+    try:
+        return set(connection.scalars(sa.text("SELECT version_num FROM alembic_version")))
+    except sa.exc.DBAPIError:
+        # The table is missing in a new database; anything else is an error.
+        if sa.inspect(connection).has_table("alembic_version"):
+            raise
+        return set()
+
+
+def _changed_at(directory: str) -> int:
+    with suppress(FileNotFoundError):
+        return (Path(directory) / "versions").stat().st_mtime_ns
+    return 0
+
+
+@functools.lru_cache(maxsize=8)
+def _expectation(directory: str, _changed_at: int) -> tuple[frozenset[str], set[str], bool]:
+    """Known ids, ids that should be current, and whether Ghost's newest ones are lacking."""
+    history = read_history(directory)
+    return frozenset(history), set(heads(history)), bool(lacking_revisions(Path(directory)))
+
+
+# --- Taking up Ghost's revisions ------------------------------------------------------------------
+
+
+def lacking_revisions(directory: Path) -> list[Revision]:
+    """Ghost's revisions that a history has not got, oldest first."""
+    source = ghost_migrations()
+    if directory.resolve() == source.resolve():
+        return []
+    present = read_history(directory)
+    return [revision for revision in in_order(read_history(source)) if revision.id not in present]
+
+
+def install_revisions(root: Path) -> list[Path]:
+    """Copy Ghost's revisions that an application lacks onto its head; may be repeated.
+
+    A revision keeps its id, so a database that ran on Ghost's own history fits the copy too; only
+    what it stands on changes. The first time, env.py and its companions are copied as well.
+
+    :param root: the folder of wsgi.py.
+    :returns: the files written, in that order.
+    :raises click.ClickException: the application's history has no single head, or holes.
+    """
+    source, target = ghost_migrations(), root / "migrations"
+    if target.resolve() == source.resolve():
+        return []
+    lacking = lacking_revisions(target)
+    present = read_history(target)
+    _refuse_holes(lacking, read_history(source), present)
+    tops = heads(present)
+    if len(tops) > 1:
+        raise click.ClickException(
+            f"This application has {len(tops)} heads ({', '.join(tops)}): "
+            "join them with `flask db merge heads`, then repeat."
+        )
+    (target / "versions").mkdir(parents=True, exist_ok=True)
+    written = [*_copy_missing(source, target, ("script.py.mako", "alembic.ini"))]
+    top = tops[0] if tops else None
+    for revision in lacking:
+        written.append(_place(revision, top, target / "versions" / revision.path.name))
+        top = revision.id
+    # Last: a folder counts as the application's history once it has an env.py.
+    return [*written, *_copy_missing(source, target, ("env.py",))]
+
+
+def _copy_missing(source: Path, target: Path, names: Iterable[str]) -> Iterator[Path]:
+    for name in names:
+        if not (target / name).exists():
+            shutil.copyfile(source / name, target / name)
+            yield target / name
+
+
+def _refuse_holes(
+    lacking: Iterable[Revision], ghosts: dict[str, Revision], present: dict[str, Revision]
+) -> None:
+    missing = {revision.id for revision in lacking}
+    for revision in ghosts.values():
+        if revision.id in present and missing & set(revision.down):
+            raise click.ClickException(
+                f"{present[revision.id].path.name} is here, but {', '.join(revision.down)}, which "
+                "it stood on, is not: bring that file back from the application's own history."
+            )
+
+
+def _place(revision: Revision, down: str | None, target: Path) -> Path:
+    """Write one of Ghost's revisions so that it stands on `down`."""
+    if target.exists():
+        raise click.ClickException(f"{target} exists and is another revision: rename it.")
+    text = revision.path.read_text(encoding="utf-8")
+    text = re.sub(r"(?m)^down_revision\b.*$", f"down_revision = {_quoted(down)}", text, count=1)
+    text = re.sub(r"(?m)^Revises:.*$", f"Revises: {down or ''}".rstrip(), text, count=1)
+    text = (
+        f"# Ghost's revision {revision.id}, taken up by `flask migrations install` "
+        f"from Ghost {version('ghost')}.\n{text}"
+    )
+    draft = target.with_suffix(".part")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(target)
+    return target
+
+
+def _quoted(revision_id: str | None) -> str:
+    return "None" if revision_id is None else f'"{revision_id}"'
+
+
+# --- Commands -------------------------------------------------------------------------------------
+
+
+class Migrate(flask_migrate.Migrate):
+    """Flask-Migrate with Ghost's folders, and its commands made safe for applications."""
+
+    def init_app(self, app: Flask, db: Any = None, **options: Any) -> None:
+        super().init_app(app, db, **options)
+        # Six lines about its own plug-ins, before the first one about the work.
+        logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
+        app.cli.add_command(_guarded_commands(), name="db")
+        app.cli.add_command(migrations)
+
+    def get_config(
+        self,
+        directory: str | None = None,
+        x_arg: str | Sequence[str] | None = None,
+        opts: Sequence[str] | None = None,
+    ) -> flask_migrate.Config:
+        # Asked for at each call: one Migrate serves several applications of a process, and the
+        # folder of an application may have been made a moment ago.
+        directory = directory or migrations_directory(current_config())
+        return super().get_config(directory, x_arg=x_arg, opts=opts)
+
+
+migrations = AppGroup("migrations", help="Take up the revisions that Ghost brings.")
+
+
+@migrations.command()
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 when revisions are lacking.")
+def install(check: bool) -> None:
+    """Copy Ghost's revisions that this application lacks onto its history."""
+    root = current_config().root
+    if check:
+        lacking = lacking_revisions(root / "migrations")
+        for revision in lacking:
+            click.echo(f"lacking: {revision.path.name}")
+        if lacking:
+            raise click.exceptions.Exit(1)
+        click.echo("This application has every revision of Ghost's.")
+        return
+    if (root / "migrations").resolve() == ghost_migrations().resolve():
+        click.echo("This is Ghost's own history: there is nothing to install.")
+        return
+    if _install(root):
+        click.echo("Now run `flask db upgrade`, and commit the new files.")
+    else:
+        click.echo("This application has every revision of Ghost's.")
+
+
+def _install(root: Path) -> list[Path]:
+    written = install_revisions(root)
+    for path in written:
+        click.echo(f"wrote {path.relative_to(root)}")
+    return written
+
+
+def _guarded_commands() -> click.Group:
+    """Flask-Migrate's group, the commands that write or compare models prepared first."""
+    group = copy.copy(database_commands)
+    group.commands = {
+        name: _after(_PREPARATIONS[name], original) if name in _PREPARATIONS else original
+        for name, original in database_commands.commands.items()
+    }
+    group.commands["init"] = _initialise
+    return group
+
+
+@click.command("init")
+@with_appcontext
+@click.pass_context
+def _initialise(ctx: click.Context) -> None:
+    """Give this application a migrations folder; same as `flask migrations install`."""
+    ctx.invoke(install, check=False)
+
+
+def _after(prepare: Callable[[], None], original: click.Command) -> click.Command:
+    prepared = copy.copy(original)
+    callback: Callable[..., Any] = original.callback or original.main
+
+    @functools.wraps(callback)
+    @with_appcontext
+    def run(*args: Any, **options: Any) -> Any:
+        # Whoever names a folder knows what is in it.
+        if not (options.get("directory") or g.get("directory")):
+            prepare()
+        return callback(*args, **options)
+
+    prepared.callback = run
+    return prepared
+
+
+def _own_history() -> None:
+    """Make sure that a new revision goes into the application's folder, onto all of Ghost's."""
+    config = current_config()
+    directory = Path(migrations_directory(config))
+    own = config.root / "migrations"
+    if directory.resolve() == ghost_migrations().resolve() and own.resolve() != directory.resolve():
+        _install(config.root)
+    _refuse_lacking()
+
+
+def _own_history_and_schema() -> None:
+    """Also bring a database that has nothing in it yet to where the comparison starts."""
+    _own_history()
+    with db.engine.connect() as connection:
+        if _current(connection):
+            return
+    command.upgrade(current_app.extensions["migrate"].migrate.get_config(), "head")
+
+
+def _refuse_lacking() -> None:
+    if lacking := _lacking_here():
+        raise click.ClickException(_lacking_text(lacking))
+
+
+def _warn_lacking() -> None:
+    if lacking := _lacking_here():
+        click.secho(_lacking_text(lacking), fg="yellow", err=True)
+
+
+def _lacking_here() -> list[Revision]:
+    return lacking_revisions(Path(migrations_directory(current_config())))
+
+
+def _lacking_text(lacking: Sequence[Revision]) -> str:
+    names = ", ".join(revision.path.name for revision in lacking)
+    return (
+        f"This Ghost brings revisions that the application has not taken up yet: {names}. "
+        "Run `flask migrations install && flask db upgrade`."
+    )
+
+
+_PREPARATIONS: dict[str, Callable[[], None]] = {
+    "migrate": _own_history_and_schema,
+    "revision": _own_history,
+    "merge": _own_history,
+    "check": _refuse_lacking,
+    "upgrade": _warn_lacking,
+}
+
+
+# --- Running revisions: what env.py calls ---------------------------------------------------------
+
+
+def run() -> None:
+    """Run what the command at hand asks for, alone, in one transaction.
+
+    On SQLite too: DDL is transactional there as well, once BEGIN is our own. A process that is
+    killed leaves the schema as it was, and the command can be repeated.
+    """
+    if context.is_offline_mode():
+        _run_offline()
+        return
+    wait_seconds = float(_argument("wait", LOCK_WAIT_SECONDS))
+    with _locked_connection(migration_engine(), wait_seconds) as connection:
+        context.configure(
+            connection=connection,
+            target_metadata=db.metadata,
+            transactional_ddl=True,
+            **_options(),
+        )
+        with context.begin_transaction():
+            context.run_migrations()
+            if connection.dialect.name == "sqlite":
+                _refuse_dangling(connection)
+
+
+def _run_offline() -> None:
+    context.configure(
+        url=db.engine.url, target_metadata=db.metadata, literal_binds=True, **_options()
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def _argument(name: str, default: Any) -> Any:
+    arguments = context.get_x_argument(as_dictionary=True)
+    return arguments.get(name, default)
+
+
+def _options() -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "compare_type": True,
+        "render_as_batch": True,
+        "include_object": _OwnTables(),
+        "render_item": _render_item,
+        "process_revision_directives": _drop_empty,
+    }
+    options.update(current_app.extensions["migrate"].configure_args)
+    return options
+
+
+class _OwnTables:
+    """Leaves tables of others in the same database alone: they are not ours to drop.
+
+    Ours are the models' and those that a revision of this history made.
+    """
+
+    def __init__(self) -> None:
+        self.created: set[str] | None = None
+
+    def __call__(
+        self, item: Any, name: str | None, kind: str, reflected: bool, compare_to: Any
+    ) -> bool:
+        if kind != "table" or not reflected or compare_to is not None:
+            return True
+        if self.created is None:
+            versions = Path(context.script.dir) / "versions"
+            text = "\n".join(path.read_text(encoding="utf-8") for path in versions.glob("*.py"))
+            self.created = set(re.findall(r"create_table\(\s*[\"'](\w+)[\"']", text))
+            self.created |= set(re.findall(r"rename_table\(\s*[^,]+,\s*[\"'](\w+)[\"']", text))
+        return name in self.created
+
+
+def _render_item(kind: str, item: Any, _context: AutogenContext) -> str | Literal[False]:
+    """Write Ghost's column types as what they are in the database: revisions outlive classes."""
+    if kind == "type" and isinstance(item, sa.types.TypeDecorator):
+        stored = item.impl_instance
+        if type(item).__module__.startswith("ghost.") and hasattr(sa, type(stored).__name__):
+            return f"sa.{stored!r}"
+    return False
+
+
+def _drop_empty(_context: Any, _revision: Any, directives: list[Any]) -> None:
+    autogenerated = getattr(context.config.cmd_opts, "autogenerate", False)
+    if autogenerated and directives[0].upgrade_ops.is_empty():
+        directives.clear()
+        logger.info("No changes in schema detected.")
+
+
+@contextmanager
+def _locked_connection(engine: Engine, wait_seconds: float) -> Iterator[Connection]:
+    """A connection that migrates alone; the lock goes with the connection, whatever happens."""
+    if engine.dialect.name == "sqlite":
+        with _locked_sqlite(engine, wait_seconds) as connection:
+            yield connection
+        return
+    with engine.connect() as connection:
+        _lock_postgresql(connection, wait_seconds)
+        yield connection
+
+
+@contextmanager
+def _locked_sqlite(engine: Engine, wait_seconds: float) -> Iterator[Connection]:
+    """BEGIN IMMEDIATE is the lock; here it is told how long to wait, and for what."""
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            connection = engine.connect()
+            break
+        except sa.exc.OperationalError as error:
+            # Switching a new file to WAL fails at once while another process does the same.
+            if not _is_locked(error):
+                raise
+            if time.monotonic() > deadline:
+                raise CommandError(_waited_text(wait_seconds)) from error
+            time.sleep(LOCK_POLL_SECONDS)
+    with connection:
+        # Batch mode replaces tables. With foreign keys on, dropping the old one would delete the
+        # rows that refer to it (ON DELETE CASCADE). It can't be switched inside a transaction, so
+        # it goes to the driver before SQLAlchemy begins one. See sqlite.org/lang_altertable.html,
+        # section 7.
+        driver: Any = connection.connection.dbapi_connection
+        driver.execute(f"PRAGMA busy_timeout={int(wait_seconds * 1000)}")
+        driver.execute("PRAGMA foreign_keys=OFF")
+        try:
+            yield connection
+        except sa.exc.OperationalError as error:
+            if not _is_locked(error):
+                raise
+            raise CommandError(_waited_text(wait_seconds)) from error
+
+
+def _is_locked(error: sa.exc.OperationalError) -> bool:
+    return "locked" in str(error.orig)
+
+
+def _lock_postgresql(connection: Connection, wait_seconds: float) -> None:
+    deadline = time.monotonic() + wait_seconds
+    # Held by the connection, not by a transaction, so that a revision may use
+    # `op.get_context().autocommit_block()`. Asked for again and again instead of waited for: a
+    # waiting query would be one more thing to time out.
+    lock = sa.text("SELECT pg_try_advisory_lock(:key)").bindparams(key=LOCK_KEY)
+    while not connection.scalar(lock):
+        connection.rollback()
+        if time.monotonic() > deadline:
+            raise CommandError(_waited_text(wait_seconds))
+        time.sleep(LOCK_POLL_SECONDS)
+    # A statement that waits for a table makes everybody else wait behind it, readers too.
+    connection.execute(sa.text(f"SET lock_timeout = {int(wait_seconds * 1000)}"))
+    connection.commit()
+
+
+def _waited_text(wait_seconds: float) -> str:
+    return (
+        f"Something else held the database for {wait_seconds:g} s, most likely another "
+        "`flask db upgrade`. Nothing was changed here. Repeat the command when that one is done, "
+        "or wait longer: `flask db -x wait=600 upgrade`."
+    )
+
+
+def _refuse_dangling(connection: Connection) -> None:
+    """Check what SQLite did not while foreign keys were off; raising rolls everything back."""
+    rows = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+    if rows:
+        tables = ", ".join(sorted({f"{table} -> {parent}" for table, _, parent, _ in rows}))
+        raise CommandError(f"{len(rows)} rows would point nowhere after this migration: {tables}.")
