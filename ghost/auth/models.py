@@ -1,4 +1,4 @@
-"""Sessions, mailed tokens, and the count of failed attempts."""
+"""Sessions, and the count of failed attempts."""
 
 from __future__ import annotations
 
@@ -33,27 +33,6 @@ class Session(Model):
     revoked_at: Mapped[datetime | None]
     ip_address: Mapped[str | None] = mapped_column(sa.String(45))
     user_agent: Mapped[str | None] = mapped_column(sa.String(300))
-
-
-class MailedToken(Model):
-    """A token that was mailed: derived by HMAC from this row, so the row alone is worth nothing.
-
-    It works once, for its purpose, for its user as they were: `email` and `epoch` must still be
-    the user's.
-    """
-
-    __tablename__ = "mailed_tokens"
-
-    user_id: Mapped[UUID] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"), index=True)
-    purpose: Mapped[str] = mapped_column(sa.String(20))
-    email: Mapped[str] = mapped_column(sa.String(254))
-    epoch: Mapped[int]
-    attempts: Mapped[int] = mapped_column(default=0)
-    created_at: Mapped[datetime] = mapped_column(default=utcnow)
-    expires_at: Mapped[datetime] = mapped_column(index=True)
-    used_at: Mapped[datetime | None]
-    # The job that mails it: run again, it mails the same token.
-    job_id: Mapped[UUID | None] = mapped_column(unique=True)
 
 
 class Throttle(db.Model):  # type: ignore[name-defined,misc]

@@ -1,0 +1,220 @@
+"""Mailed tokens: one purpose each, used once, worth nothing to whoever reads the database.
+
+A token is derived by HMAC from its row, so only the process that mails it ever holds it, and a
+job that runs twice mails the same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Row
+from sqlalchemy.orm import Mapped, mapped_column
+
+from ghost.config import current_config
+from ghost.database import db, db_manager
+from ghost.errors import TokenUsed
+from ghost.models import Model, utcnow, uuid7
+from ghost.secrets import derived_key
+
+VERIFY_EMAIL, RESET_PASSWORD, INVITATION = "verify-email", "reset-password", "invitation"
+CODE_TRIES = 5
+
+_ID_BYTES, _MAC_BYTES = 16, 32
+_TEXT_LENGTH = (_ID_BYTES + _MAC_BYTES) * 4 // 3
+
+
+class MailedToken(Model):
+    """A token that was mailed: derived by HMAC from this row, so the row alone is worth nothing.
+
+    It works once, for its purpose, for its user as they were: `email` must still be the user's,
+    and for a password so must `epoch`.
+    """
+
+    __tablename__ = "mailed_tokens"
+
+    user_id: Mapped[UUID] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    purpose: Mapped[str] = mapped_column(sa.String(20))
+    email: Mapped[str] = mapped_column(sa.String(254))
+    epoch: Mapped[int]
+    attempts: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+    used_at: Mapped[datetime | None]
+    # The job that mails it: run again, it mails the same token.
+    job_id: Mapped[UUID | None] = mapped_column(unique=True)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it has been neither used nor replaced, and has not expired."""
+        return self.used_at is None and self.expires_at > utcnow()
+
+
+_table = MailedToken.__table__
+
+
+def issue(
+    user_id: UUID,
+    email: str,
+    epoch: int,
+    purpose: str,
+    lifetime_seconds: int,
+    *,
+    job_id: UUID | None = None,
+) -> MailedToken:
+    """Make a token that replaces the user's older ones of the same purpose; flushes.
+
+    Hold the user's row locked, or two that are issued at once don't replace each other.
+
+    :param job_id: asked twice by one job, the token is the same; it may have been used or
+        replaced in the meantime (`is_live`), and then there is nothing to mail.
+    """
+    if job_id is not None and (earlier := of_job(job_id)) is not None:
+        return earlier
+    now = utcnow()
+    older = (_table.c.user_id == user_id) & (_table.c.purpose == purpose)
+    db.session.execute(sa.delete(_table).where(older, _table.c.expires_at < now))
+    db.session.execute(
+        sa.update(_table).where(older, _table.c.used_at.is_(None)).values(used_at=now)
+    )
+    row = MailedToken(
+        user_id=user_id,
+        purpose=purpose,
+        email=email,
+        epoch=epoch,
+        expires_at=now + timedelta(seconds=lifetime_seconds),
+        job_id=job_id,
+    )
+    db.session.add(row)
+    db.session.flush()
+    return row
+
+
+def of_job(job_id: UUID) -> MailedToken | None:
+    """The token that a job issued in an earlier attempt, if it did."""
+    return db.session.scalar(sa.select(MailedToken).where(MailedToken.job_id == job_id))
+
+
+def text_of(row: MailedToken) -> str:
+    """The token itself: 64 characters that fit into a URL."""
+    return urlsafe_b64encode(row.id.bytes + _mac(row, "mailed-token")).decode()
+
+
+def code_of(row: MailedToken) -> str:
+    """Six digits for people who can't follow the link; guesses at it are counted."""
+    number = int.from_bytes(_mac(row, "mailed-code")[:8], "big")
+    return f"{number % 1_000_000:06}"
+
+
+def link_of(row: MailedToken) -> str:
+    """The link that carries the token, built from the configuration, never from a request."""
+    config = current_config()
+    template = {
+        VERIFY_EMAIL: config.auth.verify_link,
+        RESET_PASSWORD: config.auth.reset_link,
+        INVITATION: config.auth.invite_link,
+    }[row.purpose]
+    return template.format(public_url=config.app.public_url.rstrip("/"), token=text_of(row))
+
+
+def find(text: str, *purposes: str) -> MailedToken:
+    """Look at a token without using it, and beside the session: no transaction stays open.
+
+    :raises TokenUsed: it was used or replaced, is too old, or never was.
+    """
+    token_id = _id_in(text)
+    with db_manager.connection() as connection:
+        found = connection.execute(sa.select(_table).where(_table.c.id == token_id)).first()
+    return _checked(found, text, purposes)
+
+
+def consume(text: str, *purposes: str) -> MailedToken:
+    """Use a token up, in the session's transaction.
+
+    The caller locks the user's row and compares `email`, and for a password `epoch`, with it.
+
+    :raises TokenUsed: it was used or replaced, is too old, or never was.
+    """
+    token_id = _id_in(text)
+    found = db.session.execute(sa.select(_table).where(_table.c.id == token_id)).first()
+    row = _checked(found, text, purposes)
+    use(row)
+    return row
+
+
+def use(row: MailedToken) -> None:
+    """Mark a token as used; of two requests that try, one does.
+
+    :raises TokenUsed: the other one was faster.
+    """
+    now = utcnow()
+    used = db.session.execute(
+        sa.update(_table)
+        .where(_table.c.id == row.id, _table.c.used_at.is_(None), _table.c.expires_at > now)
+        .values(used_at=now)
+    )
+    if used.rowcount != 1:  # type: ignore[attr-defined]
+        raise TokenUsed
+
+
+def check_code(user_id: UUID | None, code: str, purpose: str) -> MailedToken:
+    """Compare a code with the user's live token, and count the try for good.
+
+    The count is a transaction of its own, so a refused request doesn't give the try back: call
+    this before the session has a transaction. `use` the token afterwards.
+
+    :param user_id: None does the same work.
+    :raises TokenUsed: the code is wrong, five tries are over, or there is no live token.
+    """
+    live = (
+        (_table.c.user_id == (user_id or uuid7()))
+        & (_table.c.purpose == purpose)
+        & _table.c.used_at.is_(None)
+        & (_table.c.expires_at > utcnow())
+        & (_table.c.attempts < CODE_TRIES)
+    )
+    with db_manager.transaction() as connection:
+        found = connection.execute(
+            sa.update(_table).where(live).values(attempts=_table.c.attempts + 1).returning(_table)
+        ).first()
+    row = _model(found) if found else MailedToken(user_id=uuid7(), purpose="", email="", epoch=0)
+    if not hmac.compare_digest(code_of(row).encode(), code.encode()) or found is None:
+        raise TokenUsed
+    return row
+
+
+def _checked(
+    found: Row[tuple[object, ...]] | None, text: str, purposes: tuple[str, ...]
+) -> MailedToken:
+    if found is None:
+        raise TokenUsed
+    row = _model(found)
+    genuine = hmac.compare_digest(text_of(row).encode(), text.encode())
+    if not (genuine and row.purpose in purposes and row.is_live):
+        raise TokenUsed
+    return row
+
+
+def _model(found: Row[tuple[object, ...]]) -> MailedToken:
+    """An object of the row that no session knows: what is read here is never written back."""
+    return MailedToken(**found._mapping)
+
+
+def _id_in(text: str) -> UUID:
+    if len(text) != _TEXT_LENGTH or not text.isascii():
+        raise TokenUsed
+    try:
+        return UUID(bytes=urlsafe_b64decode(text)[:_ID_BYTES])
+    except ValueError as error:
+        raise TokenUsed from error
+
+
+def _mac(row: MailedToken, use: str) -> bytes:
+    key = derived_key(current_config(), f"{use}:{row.purpose}")
+    bound = (row.id, row.purpose, row.user_id, row.email, row.epoch)
+    return hmac.new(key, "|".join(map(str, bound)).encode(), hashlib.sha256).digest()
