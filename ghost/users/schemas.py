@@ -12,15 +12,15 @@ from ghost.schemas import UUID, Boolean, DateTime, Email, Schema, Text
 from ghost.users.services import USERNAME, username_key
 
 RESERVED_USERNAMES = frozenset(
-    (
-        "abuse", "account", "accounts", "admin", "administrator", "anonymous", "api", "auth", "billing",
-        "contact", "docs", "everyone", "ghost", "health", "help", "hostmaster", "info", "login",
-        "logout", "mail", "me", "metrics", "moderator", "none", "noreply", "no-reply", "null",
-        "official", "openapi", "owner", "password", "postmaster", "redoc", "register", "root",
-        "security", "signin", "signup", "staff", "static", "super_admin", "superadmin", "superuser",
-        "support", "sysadmin", "system", "undefined", "user", "username", "users", "webmaster", "ws",
-        "www",
-    )
+    {
+        "abuse", "account", "accounts", "admin", "administrator", "anonymous", "api", "auth",
+        "billing", "contact", "docs", "everyone", "ghost", "health", "help", "hostmaster", "info",
+        "login", "logout", "mail", "me", "metrics", "moderator", "no-reply", "none", "noreply",
+        "null", "official", "openapi", "owner", "password", "postmaster", "redoc", "register",
+        "root", "security", "signin", "signup", "staff", "static", "super_admin", "superadmin",
+        "superuser", "support", "sysadmin", "system", "undefined", "user", "username", "users",
+        "webmaster", "ws", "www",
+    }
 )  # fmt: skip
 
 
