@@ -1,0 +1,238 @@
+"""The functions that may run as jobs, by name: nothing else is ever run."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Collection, Iterator
+from datetime import datetime, timedelta
+from functools import update_wrapper
+from typing import Generic, ParamSpec, TypeVar, cast, overload
+from uuid import UUID
+
+from flask import Flask
+
+from ghost.config import Config, current_config
+from ghost.jobs import outbox
+from ghost.jobs.arguments import Arguments
+from ghost.jobs.context import running_job_var
+from ghost.jobs.retries import Permanent
+from ghost.jobs.transport import Transport
+from ghost.logging import request_id_var, user_id_var
+from ghost.models import utcnow
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_NAME = re.compile(r"[A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*)*", re.ASCII)
+
+_functions: dict[str, JobFunction[..., object]] = {}
+
+
+class UnknownJob(Permanent):
+    """A job's name stands for no function of this process."""
+
+
+class JobFunction(Generic[P, R]):
+    """A function that can also be enqueued. Called, it is the plain function."""
+
+    def __init__(
+        self,
+        function: Callable[P, R],
+        *,
+        name: str,
+        queue: str,
+        max_attempts: int | None,
+        timeout_seconds: int | None,
+        backoff_seconds: float | None,
+    ) -> None:
+        self.function = function
+        self.name = name
+        self.queue = queue
+        self.max_attempts = max_attempts
+        self.timeout_seconds = timeout_seconds
+        self.backoff_seconds = backoff_seconds
+        self.arguments = Arguments(function)
+        update_wrapper(self, function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<job {self.name}>"
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> UUID:
+        """Have the function run once the transaction of `db.session` commits, or never.
+
+        Pending objects of the session are flushed first.
+
+        :returns: the job's id.
+        :raises TypeError: the arguments don't fit the function's signature or annotations.
+        """
+        return self._add(None, args, kwargs)
+
+    def enqueue_in(self, delay: timedelta | float, /, *args: P.args, **kwargs: P.kwargs) -> UUID:
+        """Have the function run after a while, counted from now.
+
+        :param delay: a timedelta, or seconds.
+        """
+        if not isinstance(delay, timedelta):
+            delay = timedelta(seconds=delay)
+        return self._add(utcnow() + delay, args, kwargs)
+
+    def enqueue_at(self, when: datetime, /, *args: P.args, **kwargs: P.kwargs) -> UUID:
+        """Have the function run at a time; one that has passed means at once.
+
+        :raises ValueError: the time has no zone.
+        """
+        if when.tzinfo is None:
+            raise ValueError(f"{self.name}: enqueue_at() needs an aware datetime")
+        return self._add(when, args, kwargs)
+
+    def _add(
+        self, run_at: datetime | None, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> UUID:
+        defaults = current_config().jobs
+        parent = running_job_var.get(None)
+        if parent is not None:
+            created_by = parent.created_by
+        else:
+            user_id = user_id_var.get()
+            created_by = UUID(user_id) if user_id else None
+        return outbox.add(
+            run_at,
+            name=self.name,
+            queue=self.queue,
+            args=self.arguments.dump(args, kwargs),
+            max_attempts=self.max_attempts or defaults.max_attempts,
+            timeout_seconds=self.timeout_seconds or int(defaults.timeout),
+            created_by=created_by,
+            request_id=request_id_var.get(),
+        )
+
+
+@overload
+def job(function: Callable[P, R], /) -> JobFunction[P, R]: ...
+
+
+@overload
+def job(
+    *,
+    queue: str = "default",
+    max_attempts: int | None = None,
+    timeout: int | None = None,
+    backoff: float | None = None,
+    name: str | None = None,
+) -> Callable[[Callable[P, R]], JobFunction[P, R]]: ...
+
+
+def job(
+    function: Callable[P, R] | None = None,
+    /,
+    *,
+    queue: str = "default",
+    max_attempts: int | None = None,
+    timeout: int | None = None,
+    backoff: float | None = None,
+    name: str | None = None,
+) -> JobFunction[P, R] | Callable[[Callable[P, R]], JobFunction[P, R]]:
+    """Make a module-level function a job: callable as before, and to be enqueued.
+
+    Its arguments travel as JSON and are read back by their annotations. It may run more than once
+    (a worker can be killed at any moment), so that it must be able to.
+
+    :param queue: one of `jobs.queues`.
+    :param max_attempts: how often it is tried; None for `jobs.max_attempts`.
+    :param timeout: whole seconds for one attempt; None for `jobs.timeout`.
+    :param backoff: seconds before the second attempt, doubling from there; None for `jobs.backoff`.
+    :param name: None for the module without a leading `ghost.` and a trailing `.jobs`, then the
+        function: `ghost.auth.jobs.send_reset` is `auth.send_reset`.
+    :raises TypeError: the function can't be a job.
+    :raises ValueError: an option is out of range, or the name is another function's.
+    """
+
+    def register(function: Callable[P, R]) -> JobFunction[P, R]:
+        if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
+            raise TypeError(f"@job needs a plain function, not {function!r}")
+        title = name or default_name(function.__module__, function.__qualname__)
+        if not _NAME.fullmatch(title) or len(title) > 200:
+            raise ValueError(
+                f"{title!r} can't be the name of a job: define the function at the top of its"
+                " module, or pass name="
+            )
+        for option, value in (("max_attempts", max_attempts), ("timeout", timeout)):
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"{title}: {option} must be a whole number from 1")
+        if backoff is not None and backoff < 0:
+            raise ValueError(f"{title}: backoff must be at least 0 seconds")
+        made = JobFunction(
+            function,
+            name=title,
+            queue=queue,
+            max_attempts=max_attempts,
+            timeout_seconds=timeout,
+            backoff_seconds=backoff,
+        )
+        known = _functions.get(title)
+        if known is not None and _place(known.function) != _place(function):
+            raise ValueError(
+                f"two functions claim the job name {title!r}: {'.'.join(_place(known.function))}"
+                f" and {'.'.join(_place(function))}; give one of them @job(name=...)"
+            )
+        _functions[title] = made
+        return made
+
+    if function is None:
+        return register
+    return cast("JobFunction[P, R]", register(function))
+
+
+def default_name(module: str, function: str) -> str:
+    """Return the name under which a function is registered when it states none."""
+    return f"{module.removeprefix('ghost.').removesuffix('.jobs')}.{function}"
+
+
+def find(name: str) -> JobFunction[..., object]:
+    """Return the function registered under a name.
+
+    :raises UnknownJob: there is none.
+    """
+    try:
+        return _functions[name]
+    except KeyError:
+        raise UnknownJob(
+            f"no job function is registered as {name!r}: is its module imported,"
+            " or listed in jobs.modules?"
+        ) from None
+
+
+def registered() -> Iterator[JobFunction[..., object]]:
+    """Go through all registered functions, by name."""
+    for name in sorted(_functions):
+        yield _functions[name]
+
+
+def init_app(app: Flask) -> None:
+    """Check what is registered and bind the way to Redis; nothing is opened."""
+    config: Config = app.extensions["ghost"].config
+    check(config.jobs.queues)
+    app.extensions["ghost_jobs"] = Transport(config.redis.url)
+
+
+def check(queues: Collection[str]) -> None:
+    """Refuse functions that could be enqueued and never run.
+
+    :raises ValueError: a function names a queue that no worker listens to.
+    :raises TypeError: an argument's annotation can't travel as JSON.
+    """
+    for function in registered():
+        if function.queue not in queues:
+            raise ValueError(
+                f"the job {function.name} is for the queue {function.queue!r},"
+                f" which jobs.queues does not name ({', '.join(queues)})"
+            )
+        function.arguments.annotations  # noqa: B018
+
+
+def _place(function: Callable[..., object]) -> tuple[str, str]:
+    return function.__module__, function.__qualname__

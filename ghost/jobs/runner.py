@@ -1,0 +1,335 @@
+"""Running a job: claim its row, call the function in its own transaction, write what came of it.
+
+Who claims a row owns the attempt until its lease ends. Every later statement names the attempt,
+so that a worker which was thought dead changes nothing any more when it comes back.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from flask import Flask, current_app
+
+from ghost.config import current_config
+from ghost.database import db
+from ghost.jobs import registry
+from ghost.jobs.context import RunningJob, running_job_var
+from ghost.jobs.ledger import jobs, ledger
+from ghost.jobs.models import FAILED, FINISHED, QUEUED, RETRYING, STARTED, WAITING
+from ghost.jobs.retries import Permanent, after_failure
+from ghost.jobs.signals import job_failed, job_finished
+from ghost.logging import job_id_var, logger, redact_text, request_id_var, user_id_var
+from ghost.models import utcnow
+
+LEASE_SECONDS = 30.0
+HEARTBEAT_SECONDS = 5.0
+# The clocks of two machines may differ by this much without a job being thought early.
+SKEW_SECONDS = 5.0
+ERROR_LIMIT = 2000
+
+LOST = "lost"
+"""The outcome of an attempt that lost its lease: another one counts, and nothing was written."""
+
+_COLUMNS = (
+    jobs.c.id,
+    jobs.c.name,
+    jobs.c.queue,
+    jobs.c.args,
+    jobs.c.attempts,
+    jobs.c.max_attempts,
+    jobs.c.timeout_seconds,
+    jobs.c.created_by,
+    jobs.c.request_id,
+)
+_claim = (
+    sa.update(jobs)
+    .where(
+        jobs.c.id == sa.bindparam("key"),
+        jobs.c.attempts == sa.bindparam("before"),
+        jobs.c.status.in_(WAITING),
+        sa.or_(jobs.c.status == QUEUED, jobs.c.run_at <= sa.bindparam("latest")),
+    )
+    .values(
+        status=STARTED,
+        attempts=jobs.c.attempts + 1,
+        started_at=sa.bindparam("now"),
+        sent_at=sa.func.coalesce(jobs.c.sent_at, sa.bindparam("now", type_=jobs.c.sent_at.type)),
+        lease_until=sa.bindparam("until"),
+    )
+    .returning(*_COLUMNS)
+)
+_mine = sa.update(jobs).where(
+    jobs.c.id == sa.bindparam("key"),
+    jobs.c.attempts == sa.bindparam("attempt"),
+    jobs.c.status == STARTED,
+)
+_mine_overdue = _mine.where(jobs.c.lease_until < sa.bindparam("ended_before"))
+_renew = _mine.values(lease_until=sa.bindparam("until"))
+_finish = _mine.values(
+    status=FINISHED, finished_at=sa.bindparam("now"), lease_until=None, error=None
+)
+_repetition: dict[str, Any] = {
+    "status": RETRYING,
+    "run_at": sa.bindparam("again_at"),
+    "sent_at": None,
+    "lease_until": None,
+    "error": sa.bindparam("text"),
+}
+_end: dict[str, Any] = {
+    "status": FAILED,
+    "finished_at": sa.bindparam("now"),
+    "lease_until": None,
+    "error": sa.bindparam("text"),
+}
+
+
+class LeaseLost(Exception):
+    """The attempt is no longer this process's: its lease ended and another one may run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One attempt at one job, owned by who made it."""
+
+    job_id: UUID
+    name: str
+    queue: str
+    args: dict[str, Any]
+    attempt: int
+    max_attempts: int
+    timeout_seconds: int
+    created_by: UUID | None
+    request_id: str | None
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """The parameters by which a statement finds this attempt and no other."""
+        return {"key": self.job_id, "attempt": self.attempt}
+
+
+def claim(job_id: UUID, attempt: int) -> Claim | None:
+    """Take a waiting job for one attempt; None when it is not there to be taken.
+
+    :param attempt: the number of the attempt to make, 1 for the first.
+    """
+    now = utcnow()
+    with ledger() as connection:
+        row = connection.execute(
+            _claim,
+            {
+                "key": job_id,
+                "before": attempt - 1,
+                "latest": _later(now, SKEW_SECONDS),
+                "now": now,
+                "until": _later(now, LEASE_SECONDS),
+            },
+        ).first()
+    return Claim(*row) if row is not None else None
+
+
+def renew(attempt: Claim) -> bool:
+    """Keep an attempt for another lease; False when it is no longer ours."""
+    with ledger() as connection:
+        until = _later(utcnow(), LEASE_SECONDS)
+        return bool(connection.execute(_renew, {**attempt.key, "until": until}).rowcount)
+
+
+def execute(
+    app: Flask, attempt: Claim, time_limit: Callable[[], AbstractContextManager[Any]] = nullcontext
+) -> str:
+    """Run a claimed job in an application context and a transaction of its own.
+
+    What the function wrote and the mark that it finished are one commit.
+
+    :param time_limit: a context manager around the function that raises when its time is over.
+    :returns: the outcome, "finished", "retrying", "failed" or "lost".
+    """
+    running = RunningJob(
+        attempt.job_id,
+        attempt.name,
+        attempt.queue,
+        attempt.attempt,
+        attempt.max_attempts,
+        attempt.created_by,
+        attempt.request_id,
+    )
+    variables: list[tuple[Any, Any]] = [
+        (running_job_var, running),
+        (job_id_var, str(attempt.job_id)),
+        (request_id_var, attempt.request_id),
+        (user_id_var, None),
+    ]
+    tokens = [(variable, variable.set(value)) for variable, value in variables]
+    log = logger.bind(job=attempt.name, attempt=attempt.attempt)
+    started = time.monotonic()
+    try:
+        with app.app_context():
+            try:
+                log.info("Job started.")
+                _call(attempt, time_limit)
+            except LeaseLost:
+                db.session.rollback()
+                log.warning("The job's lease ended before the job; its work was rolled back.")
+                return LOST
+            except (Exception, SystemExit) as error:
+                return _give_up(attempt, error)
+            log.bind(duration_ms=round((time.monotonic() - started) * 1000, 1)).info(
+                "Job finished."
+            )
+            return FINISHED
+    finally:
+        for variable, token in reversed(tokens):
+            variable.reset(token)
+
+
+def _call(attempt: Claim, time_limit: Callable[[], AbstractContextManager[Any]]) -> None:
+    function = registry.find(attempt.name)
+    try:
+        arguments = function.arguments.load(attempt.args)
+    except TypeError as error:
+        raise Permanent(str(error)) from error
+    with time_limit():
+        function.function(**arguments)
+        db.session.flush()
+    # In the same transaction as the function's work, and only while the attempt is ours.
+    marked: Any = db.session.execute(_finish, {**attempt.key, "now": utcnow()})
+    if not marked.rowcount:
+        raise LeaseLost
+    db.session.commit()
+
+
+def _give_up(attempt: Claim, error: BaseException) -> str:
+    """Undo the attempt's work and write down that it failed."""
+    try:
+        db.session.rollback()
+    except Exception as second:  # the connection is gone, and with it the transaction
+        logger.bind(error=str(second)).warning("The rollback after a failed job failed.")
+        db.session.remove()
+    return settle(attempt, error, describe(error))
+
+
+def settle(
+    attempt: Claim,
+    error: BaseException | None,
+    text: str,
+    *,
+    lease_ended_before: datetime | None = None,
+) -> str:
+    """Write down that an attempt failed, and decide whether there is another one.
+
+    :param error: what was raised; None when the process was killed.
+    :param text: what the ledger keeps.
+    :param lease_ended_before: only if the lease did: it may have been renewed in this moment.
+    :returns: the outcome, "retrying", "failed" or "lost".
+    """
+    defaults = current_config().jobs
+    try:
+        base = registry.find(attempt.name).backoff_seconds
+    except registry.UnknownJob:
+        base = None
+    now = utcnow()
+    verdict = after_failure(
+        error,
+        attempt=attempt.attempt,
+        max_attempts=attempt.max_attempts,
+        base=defaults.backoff if base is None else base,
+        cap=defaults.backoff_max,
+        now=now,
+        random=random.random,
+    )
+    values = {**attempt.key, "text": text}
+    if verdict.run_at is not None:
+        changes, values["again_at"] = _repetition, verdict.run_at
+    else:
+        changes, values["now"] = _end, now
+    statement = _mine
+    if lease_ended_before is not None:
+        statement, values["ended_before"] = _mine_overdue, lease_ended_before
+    with ledger() as connection:
+        is_written = connection.execute(statement.values(**changes), values).rowcount
+    log = logger.bind(job=attempt.name, attempt=attempt.attempt, reason=text).opt(exception=error)
+    if not is_written:
+        log.warning("The job's attempt failed after its lease had ended; it is not counted.")
+        return LOST
+    if verdict.run_at is not None:
+        log.bind(run_at=verdict.run_at).warning("Job failed; it will be tried again.")
+        return RETRYING
+    log.error("Job failed for good.")
+    _tell(job_failed, job_id=attempt.job_id, name=attempt.name, error=text)
+    return FAILED
+
+
+def tell_finished(attempt: Claim, outcome: str, seconds: float) -> None:
+    """Send the signal for an attempt that is over."""
+    _tell(job_finished, name=attempt.name, queue=attempt.queue, outcome=outcome, seconds=seconds)
+
+
+def _tell(signal: Any, **values: Any) -> None:
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
+    try:
+        signal.send(app, **values)
+    except Exception:  # somebody else's receiver; the outcome stands
+        logger.exception("A receiver of a job signal failed.")
+
+
+def run(job_id: UUID, attempt: int) -> str | None:
+    """Claim and run one job in this process; None when it was not there to be taken."""
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
+    taken = claim(job_id, attempt)
+    if taken is None:
+        return None
+    started = time.monotonic()
+    outcome = execute(app, taken)
+    tell_finished(taken, outcome, time.monotonic() - started)
+    return outcome
+
+
+def run_waiting(*, limit: int = 1000) -> list[tuple[str, str]]:
+    """Run every job that is due in this process, those that they enqueue included.
+
+    For tests: no Redis, no worker, no time limit; retries that are due later are left.
+
+    :returns: name and outcome of each, in order.
+    :raises RuntimeError: there is no end to them.
+    """
+    done: list[tuple[str, str]] = []
+    while len(done) < limit:
+        with ledger() as connection:
+            row = connection.execute(
+                sa.select(jobs.c.id, jobs.c.name, jobs.c.attempts)
+                .where(jobs.c.status.in_(WAITING), jobs.c.run_at <= utcnow())
+                .order_by(jobs.c.run_at, jobs.c.id)
+                .limit(1)
+            ).first()
+        if row is None:
+            return done
+        outcome = run(row.id, row.attempts + 1)
+        if outcome is not None:
+            done.append((row.name, outcome))
+    raise RuntimeError(f"{limit} jobs were run, and there are still more")
+
+
+def describe(error: BaseException) -> str:
+    """Return what the ledger keeps of an exception: its type and text, redacted and bounded."""
+    try:
+        text = str(error)
+    except Exception:  # an exception that can't print itself
+        text = "<unprintable>"
+    kind = type(error)
+    title = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+    text = redact_text(f"{title}: {text}" if text else title)
+    # PostgreSQL stores no NUL, and no database half a character.
+    text = text.replace("\0", "").encode("utf-8", "replace").decode()
+    return text if len(text) <= ERROR_LIMIT else f"{text[: ERROR_LIMIT - 3]}..."
+
+
+def _later(now: datetime, seconds: float) -> datetime:
+    return now + timedelta(seconds=seconds)

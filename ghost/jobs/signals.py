@@ -1,0 +1,25 @@
+"""What the job machinery tells whoever listens."""
+
+from __future__ import annotations
+
+from blinker import Namespace
+
+_signals = Namespace()
+
+job_finished = _signals.signal(
+    "job-finished",
+    """An attempt is over, whatever its outcome. The sender is the application, in the process that
+    lives on (the worker's parent), so that counters keep.
+
+    Keywords: `name`, `queue`, `outcome` ("finished", "retrying", "failed" or "lost"), `seconds`.
+    """,
+)
+
+job_failed = _signals.signal(
+    "job-failed",
+    """A job failed for good. The sender is the application; an application context is open, and
+    the receiver commits what it writes.
+
+    Keywords: `job_id` (UUID), `name`, `error` (redacted text).
+    """,
+)

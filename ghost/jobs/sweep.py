@@ -1,0 +1,286 @@
+"""What every worker does beside its jobs: send what was not sent, take back what was lost.
+
+One process at a time does it, on whatever machine: who holds the lease in the database. That only
+saves work; two at once would do no harm, because each step is a statement that names its condition.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from flask import current_app
+from redis.exceptions import RedisError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from ghost.config import current_config
+from ghost.jobs.ledger import jobs, ledger, mark_sent
+from ghost.jobs.models import (
+    CANCELED,
+    FAILED,
+    FINISHED,
+    QUEUED,
+    RETRYING,
+    STARTED,
+    WAITING,
+    Lease,
+)
+from ghost.jobs.runner import Claim, settle
+from ghost.jobs.transport import Entry, Transport
+from ghost.logging import job_id_var, logger, request_id_var
+from ghost.models import utcnow
+
+BATCH = 1000
+# Who enqueued a job hands it over at once; the sweep looks after those who didn't come to it.
+GRACE_SECONDS = 1.0
+# An entry that was sent this long ago, and whose job has not started, may be gone from Redis.
+LOST_AFTER_SECONDS = 15.0
+LOST_EVERY_SECONDS = 10.0
+RETENTION_EVERY_SECONDS = 60.0
+RETENTION_BATCHES = 20
+LEASE_NAME = "jobs.sweep"
+
+_leases: Any = Lease.__table__
+_has_no_end = (jobs.c.finished_at.is_(None), jobs.c.lease_until.is_(None))
+
+
+class Sweeper:
+    """The sweep of one process.
+
+    :param holder: who this process is, in the lease.
+    :param transport: the connection to Redis.
+    """
+
+    def __init__(self, holder: str, transport: Transport) -> None:
+        self._holder = holder
+        self._transport = transport
+        self._next_at = 0.0
+        self._lost_at = time.monotonic() + LOST_EVERY_SECONDS
+        self._retention_at = 0.0
+        self._is_failing = False
+
+    def tick(self) -> None:
+        """Sweep when it is time to; what goes wrong is logged and tried again."""
+        if time.monotonic() < self._next_at:
+            return
+        interval = current_config().jobs.sweep_interval
+        self._next_at = time.monotonic() + interval
+        try:
+            if self._hold_lease(interval):
+                self.sweep()
+            if self._is_failing:
+                self._is_failing = False
+                logger.info("The sweep of the jobs works again.")
+        except (SQLAlchemyError, RedisError, OSError) as error:
+            if not self._is_failing:  # once, not every two seconds
+                logger.bind(error=str(error)).warning("The sweep of the jobs failed.")
+            self._is_failing = True
+
+    def sweep(self, grace_seconds: float = GRACE_SECONDS) -> int:
+        """Do all that is due, without asking for the lease.
+
+        :returns: how many jobs were handed to RQ.
+        """
+        now = utcnow()
+        self.take_back(now)
+        sent = self.send_due(now, grace_seconds)
+        if time.monotonic() >= self._lost_at:
+            began = time.monotonic()
+            sent += self.send_lost(now)
+            # A long queue takes long to look through: not more than a twentieth of the time.
+            self._lost_at = time.monotonic() + max(
+                LOST_EVERY_SECONDS, 20 * (time.monotonic() - began)
+            )
+        if time.monotonic() >= self._retention_at:
+            self._retention_at = time.monotonic() + RETENTION_EVERY_SECONDS
+            self.delete_old(now)
+        return sent
+
+    def take_back(self, now: datetime) -> int:
+        """Settle the attempts whose lease ended: their worker is gone, or cut off."""
+        with ledger() as connection:
+            rows = connection.execute(
+                sa.select(
+                    jobs.c.id,
+                    jobs.c.name,
+                    jobs.c.queue,
+                    jobs.c.attempts,
+                    jobs.c.max_attempts,
+                    jobs.c.timeout_seconds,
+                    jobs.c.created_by,
+                    jobs.c.request_id,
+                )
+                .where(jobs.c.lease_until < now, jobs.c.status == STARTED)
+                .order_by(jobs.c.lease_until)
+                .limit(BATCH)
+            ).all()
+        for row in rows:
+            settle_killed(
+                Claim(
+                    job_id=row.id,
+                    name=row.name,
+                    queue=row.queue,
+                    args={},
+                    attempt=row.attempts,
+                    max_attempts=row.max_attempts,
+                    timeout_seconds=row.timeout_seconds,
+                    created_by=row.created_by,
+                    request_id=row.request_id,
+                ),
+                "the worker gave no more sign of life",
+                lease_ended_before=now,
+            )
+        return len(rows)
+
+    def send_due(self, now: datetime, grace_seconds: float = GRACE_SECONDS) -> int:
+        """Hand over the jobs that are due and that RQ has not got."""
+        sent = 0
+        while True:
+            with ledger() as connection:
+                rows = connection.execute(
+                    sa.select(jobs.c.id, jobs.c.queue, jobs.c.attempts)
+                    .where(
+                        *_has_no_end,
+                        jobs.c.sent_at.is_(None),
+                        jobs.c.run_at <= now,
+                        jobs.c.status.in_(WAITING),
+                        sa.or_(
+                            jobs.c.status != QUEUED,
+                            jobs.c.updated_at <= now - timedelta(seconds=grace_seconds),
+                        ),
+                    )
+                    .order_by(jobs.c.run_at)
+                    .limit(BATCH)
+                ).all()
+            entries = [Entry(row.id, row.queue, row.attempts + 1) for row in rows]
+            if not entries or not self._transport.push(entries):
+                return sent
+            mark_sent(entries, now)
+            sent += len(entries)
+            if len(rows) < BATCH:
+                return sent
+
+    def send_lost(self, now: datetime) -> int:
+        """Send again what was sent and is neither running nor in Redis.
+
+        That is after FLUSHALL, after a Redis that forgot its last second, and after a worker was
+        killed between taking an entry off the queue and claiming its job.
+        """
+        before = now - timedelta(seconds=LOST_AFTER_SECONDS)
+        # Redis first: what is taken off meanwhile is no longer waiting in the ledger.
+        waiting: dict[str, set[str]] = {
+            queue: self._transport.waiting(queue) for queue in self._queues(before)
+        }
+        lost: dict[str, list[Entry]] = defaultdict(list)
+        with ledger() as connection:
+            rows = connection.execute(
+                sa.select(jobs.c.id, jobs.c.queue, jobs.c.attempts)
+                .where(*_is_overdue(before))
+                .order_by(jobs.c.sent_at)
+            )
+            for row in rows:
+                entry = Entry(row.id, row.queue, row.attempts + 1)
+                if entry.rq_id not in waiting.get(row.queue, ()):
+                    lost[row.queue].append(entry)
+        sent = 0
+        for queue, entries in lost.items():
+            logger.bind(queue=queue, count=len(entries)).warning(
+                "Jobs were lost in Redis; they are sent again."
+            )
+            for start in range(0, len(entries), BATCH):
+                batch = entries[start : start + BATCH]
+                if not self._transport.push(batch):
+                    return sent
+                mark_sent(batch, now)
+                sent += len(batch)
+        return sent
+
+    def delete_old(self, now: datetime) -> int:
+        """Delete the rows of jobs that have been over for longer than they are kept."""
+        settings = current_config().jobs
+        deleted = 0
+        for statuses, seconds in (
+            ((FINISHED,), settings.retention_finished),
+            ((FAILED, CANCELED), settings.retention_failed),
+        ):
+            old = (
+                sa.select(jobs.c.id)
+                .where(
+                    jobs.c.status.in_(statuses),
+                    jobs.c.finished_at < now - timedelta(seconds=seconds),
+                )
+                .limit(BATCH)
+            )
+            for _ in range(RETENTION_BATCHES):  # the rest a minute later
+                with ledger() as connection:
+                    count = connection.execute(sa.delete(jobs).where(jobs.c.id.in_(old))).rowcount
+                deleted += count
+                if count < BATCH:
+                    break
+        return deleted
+
+    def _queues(self, before: datetime) -> list[str]:
+        with ledger() as connection:
+            found = connection.scalars(
+                sa.select(jobs.c.queue).where(*_is_overdue(before)).distinct()
+            )
+            return list(found)
+
+    def _hold_lease(self, interval: float) -> bool:
+        now = utcnow()
+        values = {"holder": self._holder, "until": now + timedelta(seconds=3 * interval + 5)}
+        with ledger() as connection:
+            taken = connection.execute(
+                sa.update(_leases)
+                .where(
+                    _leases.c.name == LEASE_NAME,
+                    sa.or_(_leases.c.holder == self._holder, _leases.c.until < now),
+                )
+                .values(values)
+            )
+            if taken.rowcount:
+                return True
+            if connection.scalar(sa.select(_leases.c.name).where(_leases.c.name == LEASE_NAME)):
+                return False
+            try:
+                connection.execute(sa.insert(_leases).values(name=LEASE_NAME, **values))
+            except IntegrityError:  # another process was faster
+                return False
+            return True
+
+    def release(self) -> None:
+        """Let another process take over at once."""
+        try:
+            with ledger() as connection:
+                connection.execute(
+                    sa.delete(_leases).where(
+                        _leases.c.name == LEASE_NAME, _leases.c.holder == self._holder
+                    )
+                )
+        except SQLAlchemyError:  # it ends by itself
+            pass
+
+
+def _is_overdue(before: datetime) -> tuple[sa.ColumnElement[bool], ...]:
+    return (*_has_no_end, jobs.c.sent_at < before, jobs.c.status.in_((QUEUED, RETRYING)))
+
+
+def settle_killed(
+    attempt: Claim, reason: str, *, lease_ended_before: datetime | None = None
+) -> str:
+    """Settle an attempt whose process is gone; its log lines carry the job's ids."""
+    tokens = (request_id_var.set(attempt.request_id), job_id_var.set(str(attempt.job_id)))
+    try:
+        return settle(attempt, None, reason, lease_ended_before=lease_ended_before)
+    finally:
+        request_id_var.reset(tokens[0])
+        job_id_var.reset(tokens[1])
+
+
+def make_sweeper(holder: str) -> Sweeper:
+    """Make the sweep of the current application."""
+    found: Any = current_app.extensions["ghost_jobs"]
+    return Sweeper(holder, found)
