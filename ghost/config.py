@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -21,6 +22,7 @@ from ghost.config_sources import Key, Names, Sources, Word, find_root
 from ghost.config_values import Kind, Mismatch, describe, is_loopback, mask_url, public_host
 
 DAY = 86400
+_SECRET_NAME = re.compile("secret|passw|token|key|credential|private", re.IGNORECASE)
 _KNOWN_EXAMPLES = (
     *("changeme", "change me", "change-me", "change_me", "secret", "password", "passw0rd", "dev"),
     *("development", "example", "default", "insecure", "test", "testing", "admin", "ghost"),
@@ -436,7 +438,7 @@ class Reading:
             elif path in _KINDS:
                 yield Row(name, _KINDS[path].mask(self.values[path]), origin)
             else:
-                yield Row(name, _mask_own(name, self.values[path]), origin)
+                yield Row(name, _mask_own(path[-1], self.values[path]), origin)
 
     def _read_settings(self, sources: Sources) -> None:
         for path, kind in _KINDS.items():
@@ -456,7 +458,7 @@ class Reading:
             try:
                 self.values[path] = kind.check(value, self.root)
             except Mismatch as mismatch:
-                got = describe(value, hidden=kind.hidden)
+                got = mismatch.got or describe(value, hidden=kind.hidden)
                 self.mistakes.append(f"{_label(path, word)}: expected {mismatch}, got {got}")
 
     def _read_own(self, sources: Sources) -> None:
@@ -638,10 +640,13 @@ def _freeze(value: Any) -> Any:
     return value
 
 
-def _mask_own(name: str, value: object) -> object:
-    last = name.rpartition(".")[2].lower()
-    if any(part in last for part in ("secret", "password", "passwd", "token", "key", "credential")):
+def _mask_own(name: object, value: object) -> object:
+    if isinstance(value, dict):
+        return {inner: _mask_own(inner, item) for inner, item in value.items()}
+    if _SECRET_NAME.search(str(name)):
         return "***"
+    if isinstance(value, list):
+        return [_mask_own("", item) for item in value]
     return mask_url(value) if isinstance(value, str) else value
 
 

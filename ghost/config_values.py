@@ -8,7 +8,6 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from email.utils import parseaddr
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -26,7 +25,14 @@ _QUERY_PASSWORD = re.compile(r"(?i)([?&][^=&]*(?:pass|secret|token|key)[^=&]*=)[
 
 
 class Mismatch(Exception):
-    """A value is not what its setting expects; the text says what is."""
+    """A value is not what its setting expects; the text says what is.
+
+    :param got: what was there instead, when that is a part of the value.
+    """
+
+    def __init__(self, expected: str, got: str = "") -> None:
+        super().__init__(expected)
+        self.got = got
 
 
 def mask_url(url: str) -> str:
@@ -162,7 +168,7 @@ class Pem(Text):
     def check(self, value: object, root: Path) -> str:
         if not isinstance(value, str) or len(value) > self.longest:
             raise Mismatch(self.expected)
-        text = value.strip().replace("\\n", "\n")  # how .env files and dashboards carry lines
+        text = value.replace("\\n", "\n").strip()  # how .env files and dashboards carry lines
         head, tail = text.partition("\n")[0].strip(), text.rpartition("\n")[2].strip()
         if not re.fullmatch(rf"-----BEGIN [A-Z ]*{self.which.upper()} KEY-----", head):
             raise Mismatch(self.expected)
@@ -278,8 +284,8 @@ class Items(Kind):
             try:
                 checked.append(self.kind.check(item, root))
             except Mismatch as mismatch:
-                got = describe(item, hidden=self.hidden)
-                raise Mismatch(f"entry {number} to be {mismatch} (it is {got})") from None
+                got = mismatch.got or describe(item, hidden=self.hidden)
+                raise Mismatch(f"entry {number} to be {mismatch}", got) from None
         if any(item in checked[:index] for index, item in enumerate(checked)):
             raise Mismatch("a list without repetitions")
         return checked
@@ -306,7 +312,8 @@ class Table(Kind):
             try:
                 checked[name] = self.kind.check(item, root)
             except Mismatch as mismatch:
-                raise Mismatch(f"{name} to be {mismatch}") from None
+                got = mismatch.got or describe(item, hidden=self.hidden)
+                raise Mismatch(f"{name} to be {mismatch}", got) from None
         return checked
 
     def mask(self, value: Any) -> object:
@@ -376,14 +383,16 @@ class Host(Text):
 class MailAddress(Text):
     """An e-mail address, alone or as `Name <address>`."""
 
+    _ADDRESS = r"[\w.!#$%&'*+/=?^`{|}~-]+@([A-Za-z0-9.-]+)"
+    _SHAPE = re.compile(rf'{_ADDRESS}|(?:"[^"\\]+"|[^<>@,;:"\\]+) <{_ADDRESS}>', re.ASCII)
+
     def __init__(self) -> None:
         super().__init__("an e-mail address, alone or as Name <address>")
 
     def check(self, value: object, root: Path) -> str:
         text: str = super().check(value, root)
-        address = parseaddr(text, strict=True)[1]
-        local, at, domain = address.rpartition("@")
-        if not (local and at and is_host(domain)) or " " in address:
+        shape = self._SHAPE.fullmatch(text)
+        if shape is None or not is_host(shape[1] or shape[2]):
             raise Mismatch(self.expected)
         return text
 
@@ -507,6 +516,8 @@ class DatabaseUrl(Url):
         if driver == "sqlite":
             return self._sqlite(f"{driver}://{rest}", root)
         if not url.database or (url.port is not None and not 0 < url.port < 65536):
+            raise Mismatch(self.expected)
+        if url.host and not is_host(url.host):
             raise Mismatch(self.expected)
         return f"{driver}://{rest}"
 

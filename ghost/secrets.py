@@ -108,8 +108,9 @@ def _read(path: Path) -> dict[str, str]:
         if path.stat().st_mode & 0o077:
             path.chmod(0o600)
         content = json.loads(path.read_text(encoding="utf-8"))
-        if all(len(content[name]) >= _SHORTEST for name in _NAMES):
-            return {name: str(content[name]) for name in _NAMES}
+        found = {name: content[name] for name in _NAMES}
+        if all(isinstance(text, str) and len(text) >= _SHORTEST for text in found.values()):
+            return found
         reason = "a secret in it is too short"
     except OSError as error:
         reason = f"cannot be read: {error.strerror}"
