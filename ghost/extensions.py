@@ -14,7 +14,6 @@ from ghost.api import Api
 from ghost.config import Config
 from ghost.database import db
 from ghost.revisions import Migrate
-from ghost.revisions import Migrate
 
 migrate = Migrate()
 jwt = JWTManager()
