@@ -1,0 +1,97 @@
+"""Settings of gunicorn, for `from ghost.server import *` in a project's gunicorn.conf.py.
+
+GUNICORN_CMD_ARGS and the command line win over what stands here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from ghost import logging
+from ghost.config import Config, ConfigError
+from ghost.health import metrics
+
+__all__ = [
+    "accesslog",
+    "bind",
+    "child_exit",
+    "control_socket_disable",
+    "forwarded_allow_ips",
+    "forwarder_headers",
+    "graceful_timeout",
+    "keepalive",
+    "logger_class",
+    "on_starting",
+    "secure_scheme_headers",
+    "threads",
+    "timeout",
+    "worker_class",
+    "worker_tmp_dir",
+    "workers",
+]
+
+WORKERS_AT_MOST = 4
+
+
+def load_config() -> Config:
+    """Load the configuration before anything starts; a mistake ends the process with its lines."""
+    try:
+        return Config.load()
+    except ConfigError as error:
+        error.show()
+        sys.exit(error.exit_code)
+
+
+def count_workers() -> int:
+    """WEB_CONCURRENCY, which gunicorn itself reads too, else one for each processor up to four."""
+    return int(os.environ.get("WEB_CONCURRENCY") or min(os.cpu_count() or 1, WORKERS_AT_MOST))
+
+
+def format_address(host: str, port: int) -> str:
+    """Write a host and a port as gunicorn's `bind` wants them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+config = load_config()
+logging.configure(config, component="web")
+
+bind = format_address(config.app.host, config.app.port)
+workers = count_workers()
+# Threads and nothing else: Ghost is synchronous, and a slow or long connection takes one thread.
+# The database's pool (10, and 20 more) has a connection for each of them and to spare.
+worker_class = "gthread"
+threads = 8
+
+# A worker whose main loop hangs that long is replaced; its threads may take longer.
+timeout = 30
+# Longer than the longest request: a statement may take 4 seconds, a mail server or a lock 10.
+graceful_timeout = 30
+# Longer than a proxy keeps idle connections (nginx: 60), so that the proxy closes them, not we.
+keepalive = 75
+# Beats of the heart go to memory, where a busy disk cannot delay them.
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
+
+# The application reads X-Forwarded-*, from as many proxies as `app.trusted_proxies` says. By
+# default gunicorn would believe them from any process of this machine.
+forwarded_allow_ips = ""
+forwarder_headers = ""
+secure_scheme_headers: dict[str, str] = {}
+
+# It is on by default, in the user's home, where two servers would fight for it.
+control_socket_disable = True
+
+# The application writes a line for each request itself.
+accesslog = None
+logger_class = logging.GunicornLogger
+
+
+def on_starting(server: Any) -> None:
+    """Give the workers an empty folder to count into, before the first one is there."""
+    metrics.prepare_multiprocess_dir(config)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Take a worker that is gone out of the gauges."""
+    metrics.mark_dead(worker.pid)
