@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from flask import Blueprint, Flask, Response, current_app, render_template, request
 from flask import send_from_directory as send
+from flask.typing import ResponseReturnValue
 
 from ghost.access import public
 from ghost.config import current_config
@@ -59,7 +60,8 @@ def openapi() -> Response:
     response = Response(body, mimetype="application/json")
     response.set_etag(etag)
     response.headers["Cache-Control"] = "no-cache"
-    return response.make_conditional(request)
+    response.make_conditional(request)
+    return response
 
 
 def _page(template: str, policy: str) -> Response:
@@ -86,7 +88,7 @@ def redoc() -> Response:
 @bp.get("/docs/static/<path:name>")
 @public
 @unlimited
-def asset(name: str) -> Response:
+def asset(name: str) -> ResponseReturnValue:
     """Send a script, style sheet or picture of the pages."""
     response = send(ASSETS, name, max_age=ASSET_SECONDS)
     response.headers["Cache-Control"] = f"public, max-age={ASSET_SECONDS}"
