@@ -159,6 +159,15 @@ class Boolean(fields.Boolean):
         return value
 
 
+class List(fields.List):
+    """An array; marshmallow's own takes an object for the list of its keys."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
+        if not isinstance(value, list):
+            raise self.make_error("invalid")
+        return super()._deserialize(value, attr, data, **options)
+
+
 class UUID(fields.UUID):
     """An identifier, written as lower-case text."""
 
@@ -289,7 +298,7 @@ def dumper(schema: ma.Schema) -> Dumper:
         attribute = field.attribute or name
         names.append(field.data_key or name)
         attributes.append(attribute)
-        simple = not field._CHECK_ATTRIBUTE is False and "." not in attribute
+        simple = field._CHECK_ATTRIBUTE is not False and "." not in attribute
         plain = plain and simple and field.dump_default is ma.missing
         convert = _converter(field)
         if convert:
