@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import lazyload
+from sqlalchemy.types import TypeDecorator
 
-from ghost.access import USER, implied
+from ghost.access import SUPER_ADMIN, USER, Caller
 from ghost.database import db, lock_row
-from ghost.errors import Conflict, Forbidden, NotFound, ValidationFailed
+from ghost.errors import Conflict, Forbidden, NotFound
+from ghost.models import searched, utcnow
 from ghost.schemas import canonical_email
-from ghost.users.models import Role, RolePermission, User, UserRole
-
-USERNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}[A-Za-z0-9]\Z")
+from ghost.users.jobs import send_email_changed, send_invitation, send_verification
+from ghost.users.models import User, UserRole
+from ghost.users.names import USERNAME, username_key
+from ghost.users.rights import may_act_on, may_grant
+from ghost.users.roles import (
+    RoleAbove,
+    permissions_of,
+    require_other_super_admin,
+    require_roles,
+    standing_of,
+)
 
 
 class EmailTaken(Conflict):
@@ -28,8 +37,8 @@ class UsernameTaken(Conflict):
     message = "This username is taken."
 
 
-class LastSuperAdmin(Conflict):
-    message = "This is the last active SUPER_ADMIN. Appoint another one first."
+class NotDeleted(Conflict):
+    message = "This account is not deleted."
 
 
 class OwnAccount(Forbidden):
@@ -44,39 +53,12 @@ class AccountAbove(Forbidden):
     message = "This account has rights that are not a part of yours."
 
 
-class RoleAbove(Forbidden):
-    message = "This role has rights that you don't have."
+class MayNotVerify(Forbidden):
+    message = "Declaring an address verified needs the permission users:verify."
 
 
-class NotDeleted(Conflict):
-    message = "This account is not deleted."
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Roles, and the permissions that they grant: a `Holder`."""
-
-    roles: Sequence[str]
-    granted: frozenset[str]
-
-
-def username_key(username: str) -> str:
-    """What is compared: usernames are unique whatever their case."""
-    return username.lower()
-
-
-def permissions_of(roles: Iterable[str]) -> frozenset[str]:
-    """The permissions that roles grant, those that they imply included."""
-    return frozenset(
-        db.session.scalars(
-            sa.select(RolePermission.permission).where(RolePermission.role_name.in_(implied(roles)))
-        )
-    )
-
-
-def standing_of(user: User) -> Standing:
-    """What an account may do, read now."""
-    return Standing(user.roles, permissions_of(user.roles))
+class MayNotAssign(Forbidden):
+    message = "Assigning a role needs the permission roles:write."
 
 
 # --- Finding --------------------------------------------------------------------------------------
@@ -92,7 +74,7 @@ def find_by_login(identifier: str) -> User | None:
             mine = User.email == canonical_email(identifier)
         except ValueError:
             return None
-    elif USERNAME.match(identifier):
+    elif USERNAME.fullmatch(identifier):
         mine = User.username_key == username_key(identifier)
     else:
         return None
@@ -112,20 +94,78 @@ def get_user(user_id: UUID) -> User:
     return user
 
 
-def lock_user(user_id: UUID, *, deleted: bool = False) -> User:
+def lock_user(user_id: UUID, *, with_deleted: bool = False) -> User:
     """Return one account as it is now, locked until the transaction ends.
 
-    :param deleted: whether a deleted one is welcome.
-    :raises NotFound: there is none.
+    :raises NotFound: there is none, or it is deleted.
     """
-    user = db.session.scalar(
-        lock_row(sa.select(User).where(User.id == user_id)).execution_options(
-            populate_existing=True
-        )
-    )
-    if user is None or (user.is_deleted and not deleted):
+    statement = lock_row(sa.select(User).where(User.id == user_id))
+    user = db.session.scalar(statement.execution_options(populate_existing=True))
+    if user is None or (user.is_deleted and not with_deleted):
         raise NotFound
     return user
+
+
+class _Names(TypeDecorator[list[str]]):
+    """Aggregated names, read back as a list in alphabetical order."""
+
+    impl = sa.String
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> list[str]:
+        return sorted(value.split(",")) if value else []
+
+
+_users = User.__table__.c
+_role_names = (
+    sa.select(sa.func.aggregate_strings(UserRole.__table__.c.role_name, ","))
+    .where(UserRole.__table__.c.user_id == _users.id)
+    .correlate(User.__table__)
+    .scalar_subquery()
+)
+# Columns, not entities: a page is one query, and no row becomes an object.
+_LISTED = sa.select(
+    _users.id, _users.email, _users.username, _users.full_name,
+    sa.type_coerce(_role_names, _Names()).label("roles"),
+    _users.is_active, _users.is_verified, _users.avatar_url,
+    _users.created_at, _users.updated_at, _users.last_login_at,
+).where(_users.deleted_at.is_(None))  # fmt: skip
+# Accounts without a username come last in both directions, on both databases.
+_ORDERS = {
+    "created_at": (_users.created_at, _users.id),
+    "-created_at": (_users.created_at.desc(), _users.id.desc()),
+    "email": (_users.email,),
+    "-email": (_users.email.desc(),),
+    "username": (_users.username_key.asc().nulls_last(), _users.id),
+    "-username": (_users.username_key.desc().nulls_last(), _users.id.desc()),
+}
+_ARRANGED = {sort: _LISTED.order_by(*order) for sort, order in _ORDERS.items()}
+
+
+def list_users(
+    *,
+    sort: str = "-created_at",
+    search: str | None = None,
+    role: str | None = None,
+    is_active: bool | None = None,
+) -> sa.Select[Any]:
+    """Select the accounts that are not deleted, as rows with the columns of an account.
+
+    :param sort: `created_at`, `email` or `username`, with `-` in front descending.
+    :param search: text that the address, the username or the full name contains, in any case.
+    :param role: only accounts to which this role is assigned.
+    """
+    statement = _ARRANGED[sort]
+    if search is not None:
+        statement = searched(statement, _users, ("email", "username", "full_name"), search)  # type: ignore[arg-type]
+    if role is not None:
+        holders = sa.select(UserRole.__table__.c.user_id).where(
+            UserRole.__table__.c.role_name == role
+        )
+        statement = statement.where(_users.id.in_(holders))
+    if is_active is not None:
+        statement = statement.where(_users.is_active == is_active)
+    return statement
 
 
 # --- Adding ---------------------------------------------------------------------------------------
@@ -162,45 +202,196 @@ def add_user(
         with db.session.begin_nested():
             db.session.add(user)
     except IntegrityError as error:
-        raise _taken(error, roles) from error
+        _raise_taken(error)
+        require_roles(roles)  # it was the foreign key, then
+        raise
     return user
 
 
-def require_roles(names: Iterable[str]) -> dict[str, frozenset[str]]:
-    """Return the roles of these names: name -> granted permissions.
+def create_user(
+    actor: Caller,
+    *,
+    email: str,
+    username: str | None = None,
+    full_name: str | None = None,
+    roles: Sequence[str] = (USER,),
+) -> User:
+    """Add an account and have its owner invited to set a password.
 
-    :raises ValidationFailed: a role is unknown.
+    :raises ValidationFailed: there is no such role.
+    :raises MayNotAssign: a role beyond USER, by somebody who may not assign roles.
+    :raises RoleAbove: a role with rights that the actor does not have.
+    :raises EmailTaken: another account has this address, a deleted one perhaps.
+    :raises UsernameTaken: the same for the username.
     """
-    wanted = set(names)
-    found = {
-        role.name: frozenset(role.permissions)
-        for role in db.session.scalars(sa.select(Role).where(Role.name.in_(wanted)))
-    }
-    if wanted - found.keys():
-        raise _unknown(wanted - found.keys())
-    return found
+    require_roles(roles)
+    if set(roles) != {USER} and not actor.can("roles:write"):
+        raise MayNotAssign
+    _require_grantable(actor, roles)
+    user = add_user(email=email, username=username, full_name=full_name, roles=roles)
+    send_invitation.enqueue(user.id)
+    return user
 
 
-def _unknown(names: Iterable[str]) -> ValidationFailed:
-    return ValidationFailed(
-        details={"json": {"roles": [f"There is no role {name}." for name in sorted(names)]}}
-    )
-
-
-def _taken(error: IntegrityError, roles: Iterable[str] = ()) -> Conflict | ValidationFailed:
-    """Say which constraint refused a row."""
+def _raise_taken(error: IntegrityError) -> None:
+    """Name the unique constraint that refused a row, if it was one."""
     # PostgreSQL's text has the row's values in it, SQLite's only the column.
     diagnosis = getattr(error.orig, "diag", None)
     constraint = str(diagnosis.constraint_name if diagnosis else error.orig)
     if "username_key" in constraint:
-        return UsernameTaken(field="username")
+        raise UsernameTaken(field="username") from error
     if "email" in constraint:
-        return EmailTaken(field="email")
-    known = db.session.scalars(sa.select(Role.name).where(Role.name.in_(roles)))
-    return _unknown(set(roles).difference(known))
+        raise EmailTaken(field="email") from error
+
+
+def _require_grantable(actor: Caller, roles: Sequence[str] | set[str]) -> None:
+    for role in sorted(roles):
+        if not may_grant(actor, role, permissions_of([role])):
+            raise RoleAbove(f"The role {role} has rights that you don't have.")
 
 
 # --- Changing -------------------------------------------------------------------------------------
+
+
+def lock_for_change(
+    actor: Caller,
+    user_id: UUID,
+    *,
+    takes_super_admin: bool = False,
+    own: type[Forbidden] = OwnAccount,
+    with_deleted: bool = False,
+) -> User:
+    """Return an account that somebody is about to change, locked, if they may.
+
+    :param takes_super_admin: whether an active SUPER_ADMIN would be one no longer.
+    :param own: what is raised when it is the actor's own account.
+    :raises NotFound: there is none, or it is deleted.
+    :raises LastSuperAdmin: there would be none left.
+    :raises Forbidden: it is the actor's own account, or one whose rights are not a part of theirs.
+    """
+    user = lock_user(user_id, with_deleted=with_deleted)
+    if user.id != actor.id and not may_act_on(actor, standing_of(user)):
+        raise AccountAbove
+    if takes_super_admin:
+        require_other_super_admin(user)
+    if user.id == actor.id:
+        raise own
+    return user
+
+
+def lock_for_update(actor: Caller, user_id: UUID, changes: Mapping[str, Any]) -> User:
+    """Return an account that somebody is about to update, locked, if they may make these changes.
+
+    :raises MayNotVerify: the changes name `is_verified`, which needs a permission of its own.
+    :raises LastSuperAdmin, Forbidden, NotFound: as `lock_for_change`.
+    """
+    user = lock_for_change(actor, user_id, takes_super_admin=changes.get("is_active") is False)
+    if "is_verified" in changes and not actor.can("users:verify"):
+        raise MayNotVerify
+    return user
+
+
+def update_user(user: User, changes: Mapping[str, Any]) -> None:
+    """Change an account's `email`, `username`, `full_name`, `is_active` or `is_verified`.
+
+    A new address is unverified unless the same change says otherwise; it ends the sessions and
+    the mailed tokens, the former one is told, and a mail to the new one has it confirmed. To
+    disable an account ends them too.
+
+    :param user: locked by `lock_for_update`.
+    :raises EmailTaken: another account has this address, a deleted one perhaps.
+    :raises UsernameTaken: the same for the username.
+    """
+    former_email, was_active = user.email, user.is_active
+    try:
+        with db.session.begin_nested():
+            for name, value in changes.items():
+                setattr(user, name, value)
+            if "username" in changes:
+                user.username_key = username_key(user.username) if user.username else None
+            if user.email != former_email:
+                user.is_verified = changes.get("is_verified", False)
+            if user.email != former_email or (was_active and not user.is_active):
+                end_sessions(user)
+    except IntegrityError as error:
+        _raise_taken(error)
+        raise
+    if user.email != former_email:
+        send_email_changed.enqueue(user.id, former_email)
+        confirm_address(user)
+
+
+def confirm_address(user: User) -> None:
+    """Have the address of an account confirmed by its owner.
+
+    Who never set a password is invited again: the first link ended with the former address.
+    """
+    if user.password_hash is None:
+        send_invitation.enqueue(user.id)
+    elif not user.is_verified:
+        send_verification.enqueue(user.id)
+
+
+def lock_for_roles(actor: Caller, user_id: UUID, roles: Sequence[str]) -> User:
+    """Return an account whose roles somebody is about to replace, locked, if they may.
+
+    :raises LastSuperAdmin, Forbidden, NotFound: as `lock_for_change`.
+    """
+    takes = SUPER_ADMIN not in roles
+    return lock_for_change(actor, user_id, takes_super_admin=takes, own=OwnRoles)
+
+
+def set_roles(actor: Caller, user: User, roles: Sequence[str]) -> None:
+    """Replace the roles of an account.
+
+    :param user: locked by `lock_for_roles`.
+    :raises ValidationFailed: there is no such role.
+    :raises RoleAbove: a role that is given or taken has rights that the actor does not have.
+    """
+    require_roles(roles)
+    _require_grantable(actor, set(roles) ^ set(user.roles))
+    replace_roles(user, roles)
+
+
+def replace_roles(user: User, roles: Sequence[str]) -> None:
+    """Give an account these roles and no others, unasked who wants it; flushes.
+
+    :raises ValidationFailed: there is no such role.
+    """
+    wanted, present = set(roles), set(user.roles)
+    if wanted == present:
+        return
+    user.updated_at = utcnow()  # the row's version counts a change of its roles too
+    try:
+        with db.session.begin_nested():
+            user.role_links = [
+                *(link for link in user.role_links if link.role_name in wanted),
+                *(UserRole(role_name=name) for name in sorted(wanted - present)),
+            ]
+    except IntegrityError:
+        require_roles(roles)  # one was deleted in this moment
+        raise
+
+
+def delete_user(user: User) -> None:
+    """Delete an account softly; its sessions and mailed tokens end.
+
+    :param user: locked by `lock_for_change`.
+    """
+    user.deleted_at = utcnow()
+    end_sessions(user)
+
+
+def restore_user(user: User) -> None:
+    """Take back the deletion of an account; its sessions stay ended.
+
+    :param user: locked by `lock_for_change`.
+    :raises NotDeleted: it is not deleted.
+    """
+    if not user.is_deleted:
+        raise NotDeleted
+    user.deleted_at = None
+    db.session.flush()
 
 
 def end_sessions(user: User) -> None:
