@@ -10,7 +10,7 @@ from flask import Flask, g, request
 from flask_jwt_extended import JWTManager
 
 from ghost import access
-from ghost.access import Caller
+from ghost.access import USER, Caller
 from ghost.auth import tokens
 from ghost.auth.models import Session
 from ghost.database import db_manager
@@ -26,8 +26,12 @@ _roles = (
 )
 _granted = (
     sa.select(sa.func.aggregate_strings(RolePermission.permission, ","))
-    .join(UserRole, UserRole.role_name == RolePermission.role_name)
-    .where(UserRole.user_id == User.id)
+    .outerjoin(
+        UserRole,
+        (UserRole.role_name == RolePermission.role_name) & (UserRole.user_id == User.id),
+    )
+    # Every role implies USER. That SUPER_ADMIN implies ADMIN needs no grants: it has them all.
+    .where((RolePermission.role_name == USER) | UserRole.user_id.is_not(None))
     .correlate(User)
     .scalar_subquery()
 )
