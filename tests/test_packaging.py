@@ -1,0 +1,132 @@
+"""The wheel carries everything, the lock is complete, and a clone can be set up."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCK = (ROOT / "requirements.lock").read_text()
+
+# What git would never hold.
+NOT_PACKED = ("__pycache__", ".pyc")
+
+
+def list_sources(folder: str, prefix: str) -> set[str]:
+    """The files of a folder under the names that they have in the wheel."""
+    root = ROOT / folder
+    return {
+        f"{prefix}/{path.relative_to(root).as_posix()}"
+        for path in root.rglob("*")
+        if path.is_file() and not any(word in str(path) for word in NOT_PACKED)
+    }
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The names of the files in a wheel that was built just now."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("ghost", "migrations"):
+        shutil.copytree(ROOT / name, source / name)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    target = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", target, source],
+        check=True,
+        capture_output=True,
+    )
+    (path,) = target.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        return set(archive.namelist())
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_every_file_of_the_package(wheel):
+    packed = {name for name in wheel if name.startswith("ghost/")}
+
+    assert packed == list_sources("ghost", "ghost") | list_sources("migrations", "ghost/migrations")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"ghost/migrations/env\.py",
+        r"ghost/migrations/script\.py\.mako",
+        r"ghost/migrations/versions/\w+\.py",
+        r"ghost/mail/templates/.+\.html",
+        r"ghost/docs/static/.+\.js",
+        r"ghost/py\.typed",
+    ],
+)
+def test_the_wheel_carries_what_is_no_module(wheel, pattern):
+    assert [name for name in wheel if re.fullmatch(pattern, name)]
+
+
+@pytest.mark.slow
+def test_the_wheel_brings_nothing_but_the_package(wheel):
+    tops = {name.split("/")[0] for name in wheel}
+
+    assert tops == {"ghost", f"ghost-{PROJECT['version']}.dist-info"}
+
+
+@pytest.mark.unit
+def test_every_requirement_is_locked():
+    wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
+    names = {re.split(r"[<>=\[ ;]", line)[0].lower() for line in wanted}
+    locked = set(re.findall(r"^([a-z0-9-]+)==", LOCK, re.MULTILINE))
+
+    assert names - locked == set()
+
+
+@pytest.mark.unit
+def test_every_locked_package_has_hashes_and_no_place():
+    entries = re.split(r"\n(?=[a-z])", LOCK.strip())
+
+    assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
+    assert re.findall(r"https?://|file:|@", LOCK) == []
+
+
+@pytest.mark.unit
+def test_limiter_and_gunicorn_are_asked_for_without_extras():
+    """The extra [redis] goes back to an old limiter; [fast] to an old gunicorn."""
+    assert [line for line in PROJECT["dependencies"] if "[" in line] == []
+
+
+@pytest.mark.unit
+def test_make_help_tells_every_target():
+    answer = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True
+    )
+    phony = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+    assert phony is not None
+    assert re.findall(r"make (\w+)", answer.stdout) == phony[1].split()
+
+
+@pytest.mark.unit
+def test_a_missing_ensurepip_is_told_with_its_cure(tmp_path):
+    """Debian's python3 has none until python3-venv is installed."""
+    python = tmp_path / "python3.11"
+    python.write_text(
+        f'#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; esac\nexec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+
+    result = subprocess.run(
+        ["sh", ROOT / "scripts" / "setup.sh", tmp_path / "venv"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "GHOST_PYTHON": str(python)},
+        capture_output=True,
+        text=True,
+    )
+
+    assert result.returncode == 1
+    assert "sudo apt install python3-venv" in result.stderr
+    assert not (tmp_path / "venv").exists()
