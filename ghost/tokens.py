@@ -125,6 +125,9 @@ def link_of(row: MailedToken) -> str:
 def find(text: str, *purposes: str) -> MailedToken:
     """Look at a token without using it, and beside the session: no transaction stays open.
 
+    To use it, lock the user's row, compare `email` (and for a password `epoch`) with it, and
+    call `use`.
+
     :raises TokenUsed: it was used or replaced, is too old, or never was.
     """
     token_id = _id_in(text)
@@ -133,22 +136,8 @@ def find(text: str, *purposes: str) -> MailedToken:
     return _checked(found, text, purposes)
 
 
-def consume(text: str, *purposes: str) -> MailedToken:
-    """Use a token up, in the session's transaction.
-
-    The caller locks the user's row and compares `email`, and for a password `epoch`, with it.
-
-    :raises TokenUsed: it was used or replaced, is too old, or never was.
-    """
-    token_id = _id_in(text)
-    found = db.session.execute(sa.select(_table).where(_table.c.id == token_id)).first()
-    row = _checked(found, text, purposes)
-    use(row)
-    return row
-
-
 def use(row: MailedToken) -> None:
-    """Mark a token as used; of two requests that try, one does.
+    """Mark a token as used, in the session's transaction; of two requests that try, one does.
 
     :raises TokenUsed: the other one was faster.
     """

@@ -1,0 +1,336 @@
+"""Registering, logging in, passwords, and the tokens that mails carry.
+
+bcrypt works for some 200 ms: what is read before it is read on a connection beside the session,
+so that no transaction is open while it works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from ghost import tokens
+from ghost.auth import jobs, throttle
+from ghost.auth.models import Session
+from ghost.auth.sessions import Client, carry_over, open_session
+from ghost.auth.throttle import Throttled
+from ghost.config import current_config
+from ghost.database import db, db_manager
+from ghost.errors import (
+    AccountDisabled,
+    EmailNotVerified,
+    Forbidden,
+    NotFound,
+    TokenRevoked,
+    TokenUsed,
+    Unauthorized,
+    ValidationFailed,
+)
+from ghost.logging import logger
+from ghost.models import utcnow
+from ghost.passwords import cost_of, hash_password, validate_password, verify_password
+from ghost.schemas import canonical_email
+from ghost.tokens import INVITATION, RESET_PASSWORD, VERIFY_EMAIL, MailedToken
+from ghost.users.jobs import send_verification
+from ghost.users.models import User
+from ghost.users.names import username_key
+from ghost.users.services import (
+    add_user,
+    end_sessions,
+    get_user,
+    lock_user,
+    update_user,
+)
+
+_users = User.__table__
+_LOGIN_COLUMNS = (
+    _users.c.id,
+    _users.c.email,
+    _users.c.username,
+    _users.c.full_name,
+    _users.c.password_hash,
+    _users.c.session_epoch,
+    _users.c.is_active,
+    _users.c.is_verified,
+)
+
+
+WRONG = "E-mail, username or password is wrong."
+
+
+class RegistrationClosed(Forbidden):
+    message = "Accounts are made by administrators here."
+
+
+# --- Coming in ------------------------------------------------------------------------------------
+
+
+def register(
+    email: str, password: str, username: str | None, full_name: str | None, client: Client
+) -> tuple[User, Session]:
+    """Add an account, open its first session, and have the verification mailed.
+
+    :raises RegistrationClosed: the configuration does not allow it.
+    :raises ValidationFailed: the password is a bad one.
+    :raises Conflict: the address or the username is taken.
+    """
+    if not current_config().auth.allow_registration:
+        raise RegistrationClosed
+    validate_password(password, email, username, full_name)
+    password_hash = hash_password(password)
+    user = add_user(
+        email=email, username=username, full_name=full_name, password_hash=password_hash
+    )
+    session = open_session(user.id, user.session_epoch, client)
+    send_verification.enqueue(user.id)
+    logger.bind(event="registered", user_id=str(user.id)).info("an account was registered")
+    return user, session
+
+
+def log_in(identifier: str, password: str, client: Client) -> tuple[User, Session]:
+    """Check a password and open a session.
+
+    An unknown account, a wrong password and an account without one cost the same work and get
+    the same answer.
+
+    :param identifier: an e-mail address or a username.
+    :raises Unauthorized: this is no account with this password.
+    :raises Throttled: too many failures on this account.
+    :raises AccountDisabled: the password is right, but the account is disabled.
+    :raises EmailNotVerified: the password is right, but the configuration wants more.
+    """
+    settings = current_config().auth
+    name, is_meant = _meant_by(identifier)
+    with db_manager.connection() as connection:
+        account = connection.execute(
+            sa.select(*_LOGIN_COLUMNS).where(is_meant, _users.c.deleted_at.is_(None))
+        ).first()
+        key = throttle.key_of("login", str(account.id) if account else name)
+        throttle.check(connection, key, settings.throttle_failures)
+    is_right = verify_password(password, account.password_hash if account else None)
+    if account is None or not is_right:
+        _count_failure(key, account.id if account else None, client)
+        raise Unauthorized(WRONG)
+    with db_manager.connection() as connection:
+        # Once more: of many guesses at once, no more than the limit may learn how they fared.
+        throttle.check(connection, key, settings.throttle_failures)
+    if not account.is_active:
+        _log_refusal("account_disabled", account.id, client)
+        raise AccountDisabled
+    if settings.require_verified_email and not account.is_verified:
+        _log_refusal("email_not_verified", account.id, client)
+        raise EmailNotVerified
+    better_hash = _better_hash(password, account.password_hash)
+
+    # The row first: log-ins of one account take turns from here on. Its version stays, since
+    # nothing changed that an administrator could overwrite.
+    found: Any = db.session.execute(
+        sa.update(_users)
+        .where(_users.c.id == account.id, _users.c.deleted_at.is_(None))
+        .values(
+            last_login_at=utcnow(), updated_at=_users.c.updated_at, updated_by=_users.c.updated_by
+        )
+    )
+    if not found.rowcount:  # deleted while bcrypt worked
+        raise Unauthorized(WRONG)
+    if better_hash:
+        db.session.execute(
+            sa.update(_users)
+            .where(_users.c.id == account.id, _users.c.password_hash == account.password_hash)
+            .values(password_hash=better_hash)
+        )
+    session = open_session(account.id, account.session_epoch, client)
+    user = get_user(account.id)
+    logger.bind(
+        event="login",
+        user_id=str(user.id),
+        session_id=str(session.id),
+        ip_address=client.ip_address,
+    ).info("logged in")
+    return user, session
+
+
+def _meant_by(identifier: str) -> tuple[str, sa.ColumnElement[bool]]:
+    """The canonical form of a log-in name, and the condition that finds its account."""
+    if "@" in identifier:
+        try:
+            email = canonical_email(identifier)
+        except ValueError:  # nobody's; asked for all the same
+            email = identifier.casefold()
+        return email, _users.c.email == email
+    name = username_key(identifier)
+    return name, _users.c.username_key == name
+
+
+def _better_hash(password: str, password_hash: str) -> str | None:
+    """Hash a password anew if its hash is cheaper than the configuration wants by now."""
+    cost = cost_of(password_hash)
+    if cost is not None and cost < current_config().auth.bcrypt_rounds:
+        return hash_password(password)
+    return None
+
+
+def _count_failure(key: str, user_id: UUID | None, client: Client) -> None:
+    """Count a wrong password for good, in a transaction of its own.
+
+    :raises Throttled: it was one too many, whatever the others that came with it were told.
+    """
+    settings = current_config().auth
+    with db_manager.transaction() as connection:
+        count, expires_at = throttle.count(connection, key, settings.throttle_window)
+    # What was typed is not logged: people type passwords into the wrong field.
+    log = logger.bind(
+        event="login_failed",
+        user_id=str(user_id) if user_id else None,
+        ip_address=client.ip_address,
+        failures=count,
+    )
+    if count > settings.throttle_failures:
+        log.warning("a log-in failed; the account is throttled")
+        raise Throttled(settings.throttle_failures, expires_at)
+    log.warning("a log-in failed")
+
+
+def _log_refusal(reason: str, user_id: UUID, client: Client) -> None:
+    logger.bind(
+        event="login_refused", reason=reason, user_id=str(user_id), ip_address=client.ip_address
+    ).warning("a log-in was refused")
+
+
+# --- One's own account ----------------------------------------------------------------------------
+
+
+def end_all_sessions(user_id: UUID) -> None:
+    """End every session of an account, whatever else is going on."""
+    end_sessions(lock_user(user_id))
+    logger.bind(event="logout_all", user_id=str(user_id)).info("all sessions were ended")
+
+
+def update_profile(user_id: UUID, changes: Mapping[str, Any]) -> User:
+    """Change what an account's owner may change of it.
+
+    :param changes: `username` and `full_name`, each only if it changes; None clears it.
+    :raises UsernameTaken: another account has it.
+    """
+    user = lock_user(user_id)
+    update_user(user, changes)
+    return user
+
+
+def change_password(
+    user_id: UUID, session_id: UUID, current_password: str, new_password: str, client: Client
+) -> User:
+    """Replace a password by its owner's wish; every other session and mailed token ends.
+
+    :raises ValidationFailed: the current password is wrong, or the new one a bad one.
+    :raises Throttled: too many wrong passwords on this account.
+    :raises TokenRevoked: a reset or a log-out was faster.
+    """
+    settings = current_config().auth
+    key = throttle.key_of("login", str(user_id))
+    with db_manager.connection() as connection:
+        account = connection.execute(sa.select(*_LOGIN_COLUMNS).where(_users.c.id == user_id)).one()
+        throttle.check(connection, key, settings.throttle_failures)
+    context = (account.email, account.username, account.full_name)
+    validate_password(new_password, *context, field="new_password")
+    if not verify_password(current_password, account.password_hash):
+        _count_failure(key, user_id, client)
+        raise ValidationFailed(
+            details={"json": {"current_password": ["This is not your password."]}}
+        )
+    with db_manager.connection() as connection:
+        throttle.check(connection, key, settings.throttle_failures)
+    new_hash = hash_password(new_password)
+
+    user = lock_user(user_id)
+    if user.session_epoch != account.session_epoch:
+        raise TokenRevoked
+    _set_password(user, new_hash)
+    carry_over(session_id, user.session_epoch)
+    return user
+
+
+def _set_password(user: User, password_hash: str) -> None:
+    """Store a hash; sessions and mailed tokens end, and the owner is told."""
+    user.password_hash = password_hash
+    end_sessions(user)
+    jobs.send_password_changed.enqueue(user.id)
+    logger.bind(event="password_changed", user_id=str(user.id)).warning("a password was changed")
+
+
+# --- Mailed tokens --------------------------------------------------------------------------------
+
+
+def reset_password(token: str, new_password: str) -> User:
+    """Set a password with the token of a reset mail or an invitation.
+
+    The link was mailed to the account's address, so that is confirmed with it; failures are
+    forgotten.
+
+    :raises TokenUsed: the token is worth nothing.
+    :raises ValidationFailed: the password is a bad one; the token stays good.
+    """
+    row = tokens.find(token, RESET_PASSWORD, INVITATION)
+    with db_manager.connection() as connection:
+        account = connection.execute(
+            sa.select(*_LOGIN_COLUMNS).where(_users.c.id == row.user_id)
+        ).one()
+    context = (account.email, account.username, account.full_name)
+    validate_password(new_password, *context, field="new_password")
+    new_hash = hash_password(new_password)
+
+    user = _owner_of(row)
+    if user.session_epoch != row.epoch:
+        raise TokenUsed
+    tokens.use(row)
+    was_verified, user.is_verified = user.is_verified, True
+    _set_password(user, new_hash)
+    throttle.forget(db.session.connection(), throttle.key_of("login", str(user.id)))
+    if not was_verified:
+        logger.bind(event="email_verified", user_id=str(user.id)).info("an address was confirmed")
+    return user
+
+
+def verify_email(token: str) -> User:
+    """Confirm an address with the token that was mailed to it.
+
+    :raises TokenUsed: the token is worth nothing.
+    """
+    return _confirm(tokens.find(token, VERIFY_EMAIL))
+
+
+def verify_email_by_code(email: str, code: str) -> User:
+    """Confirm an address with the six digits that were mailed to it.
+
+    :raises TokenUsed: the code is wrong, or tried too often; or there is no such account.
+    """
+    with db_manager.connection() as connection:
+        user_id = connection.scalar(sa.select(_users.c.id).where(_users.c.email == email))
+    return _confirm(tokens.check_code(user_id, code, VERIFY_EMAIL))
+
+
+def _confirm(row: MailedToken) -> User:
+    user = _owner_of(row)
+    tokens.use(row)
+    user.is_verified = True
+    db.session.flush()
+    logger.bind(event="email_verified", user_id=str(user.id)).info("an address was confirmed")
+    return user
+
+
+def _owner_of(row: MailedToken) -> User:
+    """The account of a token, locked, if it still has the address that the token went to."""
+    try:
+        user = lock_user(row.user_id)
+    except NotFound:
+        _refuse()
+    if not user.is_active or user.email != row.email:
+        _refuse()
+    return user
+
+
+def _refuse() -> NoReturn:
+    raise TokenUsed

@@ -1,0 +1,97 @@
+"""Counts of what must not happen too often to one account: wrong passwords, mails on demand."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from ghost.auth.models import Throttle
+from ghost.database import dialect_insert
+from ghost.errors import RateLimited
+from ghost.models import utcnow
+
+CLEAN_ONE_IN = 100
+CLEANED_AT_ONCE = 1000
+
+_table = Throttle.__table__
+
+
+class Throttled(RateLimited):
+    """Too many failures on one account; says when the next try is welcome."""
+
+    message = "Too many failed attempts. Please wait, or reset your password."
+
+    def __init__(self, limit: int, expires_at: datetime) -> None:
+        seconds = max(1, round((expires_at - utcnow()).total_seconds()))
+        super().__init__(
+            headers={
+                "Retry-After": str(seconds),
+                "X-RateLimit-Limit": str(limit),
+                "X-RateLimit-Remaining": "0",
+                "X-RateLimit-Reset": str(int(expires_at.timestamp())),
+            }
+        )
+
+
+def key_of(subject: str, name: str) -> str:
+    """The key of a count: a hash, so that the table tells no addresses.
+
+    :param subject: what is counted.
+    :param name: an account's id, or the name of an account that does not exist.
+    """
+    return hashlib.sha256(f"{subject}\0{name}".encode()).hexdigest()
+
+
+def check(connection: Connection, key: str, limit: int) -> None:
+    """Refuse what happened too often already.
+
+    :raises Throttled: the limit is reached.
+    """
+    row = connection.execute(
+        sa.select(_table.c.count, _table.c.expires_at).where(
+            _table.c.key == key, _table.c.expires_at > utcnow()
+        )
+    ).first()
+    if row is not None:
+        failures, expires_at = row
+        if failures >= limit:
+            raise Throttled(limit, expires_at)
+
+
+def count(connection: Connection, key: str, window_seconds: int) -> tuple[int, datetime]:
+    """Count once more, in one statement.
+
+    A window starts with its first count and ends as a whole.
+
+    :returns: the count with this one, and the end of the window.
+    """
+    now = utcnow()
+    is_over = _table.c.expires_at <= now
+    end = now + timedelta(seconds=window_seconds)
+    statement = dialect_insert(_table).values(key=key, count=1, expires_at=end)
+    total, expires_at = connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["key"],
+            set_={
+                "count": sa.case((is_over, 1), else_=_table.c.count + 1),
+                "expires_at": sa.case((is_over, end), else_=_table.c.expires_at),
+            },
+        ).returning(_table.c.count, _table.c.expires_at)
+    ).one()
+    if random.randrange(CLEAN_ONE_IN) == 0:
+        # A row of another key may be locked by its own count: leave it to the next cleaning.
+        rows = _table.alias()
+        old = sa.select(rows.c.key).where(rows.c.expires_at <= now).limit(CLEANED_AT_ONCE)
+        connection.execute(
+            sa.delete(_table).where(_table.c.key.in_(old.with_for_update(skip_locked=True)))
+        )
+    return total, expires_at
+
+
+def forget(connection: Connection, key: str) -> None:
+    """Start from zero."""
+    connection.execute(sa.delete(_table).where(_table.c.key == key))
