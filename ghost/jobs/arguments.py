@@ -119,7 +119,11 @@ def _is_enum(annotation: Any) -> bool:
 
 
 def _is_supported(annotation: Any) -> bool:
-    if annotation in _SCALARS or annotation in (Any, None, list, dict) or _is_enum(annotation):
+    if (
+        annotation in _SCALARS
+        or annotation in (Any, None, type(None), list, dict)
+        or _is_enum(annotation)
+    ):
         return True
     arguments = typing.get_args(annotation)
     if _is_union(annotation):

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from datetime import datetime, timedelta
 from functools import update_wrapper
-from typing import Generic, ParamSpec, TypeVar, cast, overload
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 from uuid import UUID
 
 from flask import Flask
@@ -127,7 +127,7 @@ def job(
 
 
 def job(
-    function: Callable[P, R] | None = None,
+    function: Callable[..., Any] | None = None,
     /,
     *,
     queue: str = "default",
@@ -135,7 +135,7 @@ def job(
     timeout: int | None = None,
     backoff: float | None = None,
     name: str | None = None,
-) -> JobFunction[P, R] | Callable[[Callable[P, R]], JobFunction[P, R]]:
+) -> Any:
     """Make a module-level function a job: callable as before, and to be enqueued.
 
     Its arguments travel as JSON and are read back by their annotations. It may run more than once
@@ -151,7 +151,7 @@ def job(
     :raises ValueError: an option is out of range, or the name is another function's.
     """
 
-    def register(function: Callable[P, R]) -> JobFunction[P, R]:
+    def register(function: Callable[..., Any]) -> JobFunction[..., Any]:
         if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
             raise TypeError(f"@job needs a plain function, not {function!r}")
         title = name or default_name(function.__module__, function.__qualname__)
@@ -182,9 +182,7 @@ def job(
         _functions[title] = made
         return made
 
-    if function is None:
-        return register
-    return cast("JobFunction[P, R]", register(function))
+    return register if function is None else register(function)
 
 
 def default_name(module: str, function: str) -> str:

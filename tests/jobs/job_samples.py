@@ -1,0 +1,141 @@
+"""Jobs for the tests, found by workers through `jobs.modules`; they write down that they ran."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from ghost import current_job, db, job
+from ghost.jobs import Permanent, RetryLater
+from ghost.jobs.models import Job
+from ghost.logging import logger
+
+
+def note(path: str, text: str) -> None:
+    with Path(path).open("a") as file:
+        file.write(f"{text}\n")
+
+
+@job
+def write(path: str, text: str = "ran") -> None:
+    note(path, text)
+
+
+@job
+def identify(path: str) -> None:
+    note(path, f"{current_job.id} {current_job.name} {current_job.attempt}")
+
+
+@job
+def receive(path: str, key: UUID, at: datetime, day: date, price: Decimal | None) -> None:
+    note(path, repr((key, at, day, price)))
+
+
+@job(max_attempts=3, backoff=0)
+def fail(path: str) -> None:
+    note(path, f"attempt {current_job.attempt}")
+    raise ValueError("password=hunter2 \0 was wrong")
+
+
+@job(max_attempts=3, backoff=60)
+def fail_slowly() -> None:
+    raise ValueError("not yet")
+
+
+@job
+def give_up() -> None:
+    raise Permanent("there is no such account")
+
+
+@job
+def postpone(seconds: float) -> None:
+    raise RetryLater(seconds)
+
+
+@job(max_attempts=2, backoff=0)
+def write_row_and_fail() -> None:
+    """What it enqueues and the row that it changes are undone with it."""
+    write.enqueue("/dev/null")
+    own = sa.update(Job).where(Job.id == current_job.id)
+    db.session.execute(own.values(queue="high"))
+    raise ValueError("after the write")
+
+
+@job
+def enqueue_another(path: str) -> UUID:
+    return write.enqueue(path, "from a job")
+
+
+@job
+def say() -> None:
+    logger.info("A line of the job.")
+
+
+@job(timeout=1, max_attempts=1)
+def never_end(path: str) -> None:
+    """Swallow every exception, with a child process that ignores SIGTERM."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import signal,time; signal.signal(15, 1); time.sleep(600)"]
+    )
+    note(path, str(child.pid))
+    while True:
+        try:
+            time.sleep(600)
+        except BaseException:
+            pass
+
+
+@job(timeout=1, max_attempts=1)
+def overrun() -> None:
+    time.sleep(60)
+
+
+@job(max_attempts=2, backoff=0)
+def die(path: str) -> None:
+    note(path, f"attempt {current_job.attempt}")
+    if current_job.attempt == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@job(max_attempts=2, backoff=0)
+def leave(path: str, code: int) -> None:
+    note(path, f"attempt {current_job.attempt}")
+    if current_job.attempt == 1:
+        os._exit(code)
+
+
+@job(max_attempts=2, backoff=0)
+def leave_politely() -> None:
+    sys.exit(3)
+
+
+@job
+def last(path: str, seconds: float) -> None:
+    """Take a while, and note its beginning and its end."""
+    note(path, f"begin {os.getpid()}")
+    time.sleep(seconds)
+    note(path, f"end {os.getpid()}")
+
+
+@job
+def name_connection(path: str) -> None:
+    note(path, str(db.session.scalar(sa.text("SELECT pg_backend_pid()"))))
+
+
+@job(queue="low")
+def rest(path: str) -> None:
+    note(path, "low")
+
+
+@job(queue="high")
+def hurry(path: str) -> None:
+    note(path, "high")
