@@ -157,7 +157,7 @@ def list_users(
     """
     statement = _ARRANGED[sort]
     if search is not None:
-        statement = searched(statement, _users, ("email", "username", "full_name"), search)  # type: ignore[arg-type]
+        statement = searched(statement, _users, ("email", "username", "full_name"), search)
     if role is not None:
         holders = sa.select(UserRole.__table__.c.user_id).where(
             UserRole.__table__.c.role_name == role
