@@ -1,0 +1,19 @@
+"""Mail: templates become messages, and messages leave through the configured transport."""
+
+from ghost.mail.messages import Address, InvalidMessage, Message
+from ghost.mail.rendering import duration, render
+from ghost.mail.services import deliver, message_id_for
+from ghost.mail.transports import Delivery, NotSent, outbox
+
+__all__ = [
+    "Address",
+    "Delivery",
+    "InvalidMessage",
+    "Message",
+    "NotSent",
+    "deliver",
+    "duration",
+    "message_id_for",
+    "outbox",
+    "render",
+]

@@ -1,0 +1,481 @@
+"""Where a mail goes: an SMTP server, a folder, the console or a list in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import math
+import os
+import re
+import smtplib
+import socket
+import ssl
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+
+import flask_mail
+from flask import current_app
+
+from ghost.extensions import mail
+from ghost.jobs import Permanent
+from ghost.mail.messages import Message, ascii_domain
+
+# The whole of one delivery may take this many times the limit of a single step.
+OVERALL_FACTOR = 6
+MAX_WORDS_OF_SERVER = 300
+
+
+class NotSent(Exception):
+    """A mail could not be handed over this time; a later attempt may succeed."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What became of one message.
+
+    :param accepted: the addresses that the server took.
+    :param refused: address -> the server's words, for each of the others.
+    """
+
+    accepted: tuple[str, ...]
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+class Transport(Protocol):
+    """A way out. `message` has its sender and its Message-ID."""
+
+    def send(self, message: Message) -> Delivery:
+        """Hand one message over.
+
+        :raises Permanent: every recipient, or the mail itself, was refused for good.
+        :raises NotSent: anything else went wrong.
+        """
+
+
+def transport_for(url: str, *, root: Path, timeout_seconds: float) -> Transport:
+    """Make the transport that a mail URL asks for; opens and writes nothing.
+
+    :param root: what relative paths in the URL start from.
+    :param timeout_seconds: for connecting, and again for each answer of an SMTP server.
+    :raises ValueError: the URL is wrong; the message says why and shows no password.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError("mail.url is not a URL") from error
+    if parts.scheme in ("smtp", "smtps"):
+        return _smtp_transport(parts, port, root, timeout_seconds)
+    if parts.query:
+        raise ValueError(f"mail.url: {parts.scheme}:// takes no options")
+    if parts.scheme == "file":
+        path = unquote(parts.netloc + parts.path)
+        if not path.strip("/"):
+            raise ValueError("mail.url: name the folder, as in file:///var/spool/ghost-mail")
+        return FileTransport(root / path)
+    if parts.scheme == "console":
+        return ConsoleTransport()
+    if parts.scheme == "memory":
+        return MemoryTransport()
+    raise ValueError(
+        f"mail.url: unknown scheme {parts.scheme!r}; expected smtp, smtps, file, console or memory"
+    )
+
+
+def _smtp_transport(
+    parts: SplitResult, port: int | None, root: Path, timeout_seconds: float
+) -> SmtpTransport:
+    if not parts.hostname:
+        raise ValueError("mail.url: the host is missing, as in smtp://mail.example.org:587")
+    host = parts.hostname
+    try:
+        host = str(ipaddress.ip_address(host))
+    except ValueError:
+        try:
+            host = ascii_domain(host)
+        except ValueError:
+            raise ValueError("mail.url: the host is not a host name") from None
+    try:
+        options = parse_qs(parts.query, strict_parsing=True) if parts.query else {}
+    except ValueError as error:
+        raise ValueError("mail.url: the options after ? cannot be read") from error
+    unknown = sorted(set(options) - {"tls", "ca"})
+    if unknown:
+        raise ValueError(f"mail.url: unknown option {unknown[0]!r}; expected tls or ca")
+    if parts.scheme == "smtps":
+        if "tls" in options:
+            raise ValueError("mail.url: smtps:// is encrypted from the start and takes no tls=")
+        tls = "implicit"
+    else:
+        # Whoever forgets the option gets encryption, not its absence.
+        tls = options.get("tls", ["none" if is_loopback(host) else "starttls"])[-1]
+        if tls not in ("starttls", "none"):
+            raise ValueError("mail.url: tls must be starttls or none")
+    username, password = unquote(parts.username or ""), unquote(parts.password or "")
+    if bool(username) != bool(password):
+        raise ValueError("mail.url: give both a user and a password, or neither")
+    if username and tls == "none" and not is_loopback(host):
+        raise ValueError("mail.url: a password is not sent without encryption; use tls=starttls")
+    ca = options.get("ca", [""])[-1]
+    if ca and not (root / ca).is_file():
+        raise ValueError(f"mail.url: there is no file {root / ca} (option ca)")
+    default_port = {"implicit": 465, "starttls": 587, "none": 25}[tls]
+    return SmtpTransport(
+        host=host,
+        port=port or default_port,
+        tls=tls,
+        username=username,
+        password=password,
+        ca=root / ca if ca else None,
+        timeout_seconds=timeout_seconds,
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine by its very name."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class MemoryTransport:
+    """Keep the messages of an application in a list, for tests: see `outbox()`."""
+
+    def send(self, message: Message) -> Delivery:
+        outbox().append(message)
+        return Delivery(message.recipients)
+
+
+def outbox() -> list[Message]:
+    """The messages that the current application sent to `memory://`, oldest first."""
+    messages: list[Message] = current_app.extensions.setdefault("ghost.mail.outbox", [])
+    return messages
+
+
+class ConsoleTransport:
+    """Print the text of each mail where the process prints, with its links whole.
+
+    Not through the logger: it masks tokens, and this is where a developer clicks on them.
+    """
+
+    def send(self, message: Message) -> Delivery:
+        lines = [
+            "",
+            "=" * 72,
+            f"From:    {message.sender_address}",
+            f"To:      {', '.join(str(address) for address in message.addresses)}",
+            f"Subject: {message.subject}",
+            "-" * 72,
+            message.text.strip("\n"),
+            "=" * 72,
+            "",
+        ]
+        text = _printable("\n".join(lines) + "\n")
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+        return Delivery(message.recipients)
+
+
+def _printable(text: str) -> str:
+    """Take out what would steer a terminal."""
+    return re.sub(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]", "", text)
+
+
+class FileTransport:
+    """Write one `.eml` file per message, which any mail program opens.
+
+    The name comes from the Message-ID, so that a repeated attempt replaces its own file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def send(self, message: Message) -> Delivery:
+        content = message.as_bytes(readable=True)
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # mkstemp makes it 0600: these mails hold links that open accounts.
+            descriptor, temporary = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=".tmp")
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                Path(temporary).replace(self.folder / self._name(message))
+            except BaseException:
+                Path(temporary).unlink()
+                raise
+        except OSError as error:
+            raise NotSent(f"the mail could not be written to {self.folder}: {error}") from error
+        return Delivery(message.recipients)
+
+    def _name(self, message: Message) -> str:
+        message_id = (message.message_id or "").strip("<>")
+        name = re.sub(r"[^A-Za-z0-9.@_-]", "_", message_id).lstrip(".")
+        if name != message_id or len(name) > 150:
+            name = f"{name[:100]}-{hashlib.sha256(message_id.encode()).hexdigest()[:16]}"
+        return name + ".eml"
+
+
+@dataclass(frozen=True)
+class SmtpTransport:
+    """Hand messages to an SMTP server through Flask-Mail.
+
+    :param tls: "implicit", "starttls" or "none"; never less than what it says.
+    :param ca: file of the only certificate authorities to trust; the system's when None.
+    :param timeout_seconds: for connecting, and again for each answer; six times this for the whole.
+    """
+
+    host: str
+    port: int
+    tls: str
+    username: str = ""
+    password: str = field(default="", repr=False)
+    ca: Path | None = None
+    timeout_seconds: float = 10.0
+
+    def send(self, message: Message) -> Delivery:
+        state = mail.init_mail(
+            {
+                "MAIL_SERVER": self.host,
+                "MAIL_PORT": self.port,
+                "MAIL_USERNAME": self.username or None,
+                "MAIL_PASSWORD": self.password or None,
+                "MAIL_USE_SSL": self.tls == "implicit",
+                "MAIL_USE_TLS": self.tls == "starttls",
+                "MAIL_DEFAULT_SENDER": str(message.sender_address),
+            }
+        )
+        try:
+            with Connection(state, ca=self.ca, timeout_seconds=self.timeout_seconds) as connection:
+                refused = connection.deliver(message)
+        except smtplib.SMTPException as error:
+            raise _failure(error) from error
+        except OSError as error:
+            raise NotSent(f"the mail server {self.host}:{self.port} failed: {error}") from error
+        accepted = tuple(address for address in message.recipients if address not in refused)
+        return Delivery(accepted, refused)
+
+
+class Connection(flask_mail.Connection):
+    """Flask-Mail's connection with what it lacks.
+
+    A limit on every wait and on the whole, certificates that are checked, no sending of a
+    password or a mail below the wanted encryption, and an eye for partial refusals.
+    """
+
+    def __init__(self, state: Any, *, ca: Path | None, timeout_seconds: float) -> None:
+        super().__init__(state)
+        self.ca = ca
+        self.timeout_seconds = timeout_seconds
+
+    def configure_host(self) -> smtplib.SMTP:
+        encrypted = self.mail.use_ssl or self.mail.use_tls
+        host = _LimitedSMTP(
+            self.mail.server,
+            self.mail.port,
+            context=_tls_context(self.ca) if encrypted else None,
+            implicit_tls=self.mail.use_ssl,
+            timeout_seconds=self.timeout_seconds,
+        )
+        try:
+            if self.mail.use_tls:
+                host.starttls(context=host.context)
+                host.limit_socket()
+            if self.mail.username and self.mail.password:
+                if not encrypted and not is_loopback(self.mail.server):
+                    raise NotSent("a password is not sent without encryption")
+                host.login(self.mail.username, self.mail.password)
+        except BaseException:
+            host.close()
+            raise
+        return host
+
+    def deliver(self, message: Message) -> dict[str, str]:
+        """Send one message.
+
+        :returns: the refused addresses with the server's words; empty when all were taken.
+        :raises smtplib.SMTPException: nobody gets this message.
+        """
+        if self.host is None:
+            raise RuntimeError("Use the connection in a with statement.")
+        sender = message.sender_address.email
+        refused = self.host.sendmail(sender, list(message.recipients), message.as_bytes())
+        dispatched = flask_mail.Message(
+            subject=message.subject,
+            recipients=list(message.recipients),
+            body=message.text,
+            html=message.html,
+            sender=str(message.sender_address),
+        )
+        flask_mail.email_dispatched.send(
+            current_app._get_current_object(),  # type: ignore[attr-defined]
+            message=dispatched,
+        )
+        return {address: _words(*answer) for address, answer in refused.items()}
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        if self.host is None:
+            return
+        try:
+            # The server has taken the mail by now: a failing farewell must not send it again.
+            self.host.quit()
+        except OSError:
+            self.host.close()
+
+
+class _LimitedSMTP(smtplib.SMTP):
+    """smtplib's client on sockets that keep to a limit per step and to one for the whole."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        context: ssl.SSLContext | None,
+        implicit_tls: bool,
+        timeout_seconds: float,
+    ) -> None:
+        self.context = context
+        self.implicit_tls = implicit_tls
+        self.deadline = time.monotonic() + OVERALL_FACTOR * timeout_seconds
+        self.step_seconds = timeout_seconds
+        # A name is given because smtplib would ask the DNS for one, without a limit.
+        super().__init__(host, port, local_hostname=_own_name(), timeout=timeout_seconds)
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+        """Connect to the first address that answers, within the limits.
+
+        socket.create_connection, which smtplib uses, allows the whole time-out to each address.
+        """
+        failure: OSError | None = None
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            host, port, 0, socket.SOCK_STREAM
+        ):
+            connecting = _LimitedSocket(family, kind, protocol)
+            connecting.set_limits(self.step_seconds, self.deadline)
+            try:
+                connecting.keep_limits()
+                connecting.connect(address)
+            except OSError as error:
+                connecting.close()
+                failure = error
+                continue
+            if not self.implicit_tls or self.context is None:
+                return connecting
+            try:
+                self.sock = self.context.wrap_socket(connecting, server_hostname=host)
+            except BaseException:
+                connecting.close()
+                raise
+            self.limit_socket()
+            return self.sock
+        raise failure or OSError(f"{host} has no address")
+
+    def limit_socket(self) -> None:
+        """Put the limits on the socket again, after TLS has made a new one."""
+        if isinstance(self.sock, _LimitedSSLSocket):
+            self.sock.set_limits(self.step_seconds, self.deadline)
+
+
+class _Limits:
+    """A limit on each wait of a socket, and on all of them together.
+
+    The time-out of a plain socket starts anew with every byte, so that a server which sends one
+    now and then is never given up.
+    """
+
+    step_seconds = math.inf
+    deadline = math.inf
+
+    def set_limits(self, step_seconds: float, deadline: float) -> None:
+        self.step_seconds = step_seconds
+        self.deadline = deadline
+
+    def keep_limits(self) -> None:
+        left = min(self.step_seconds, self.deadline - time.monotonic())
+        if left <= 0:
+            raise TimeoutError("the mail server took too long")
+        self.settimeout(left if left < math.inf else None)  # type: ignore[attr-defined]
+
+
+class _LimitedSocket(_Limits, socket.socket):
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        self.keep_limits()
+        return super().recv_into(*args, **kwargs)
+
+    def sendall(self, *args: Any, **kwargs: Any) -> None:
+        self.keep_limits()
+        super().sendall(*args, **kwargs)
+
+
+class _LimitedSSLSocket(_Limits, ssl.SSLSocket):
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        self.keep_limits()
+        return super().recv_into(*args, **kwargs)
+
+    def send(self, *args: Any, **kwargs: Any) -> int:  # sendall calls it piece by piece
+        self.keep_limits()
+        return super().send(*args, **kwargs)
+
+
+def _tls_context(ca: Path | None) -> ssl.SSLContext:
+    """Certificate and host name are checked; with `ca`, only its authorities are trusted."""
+    context = ssl.create_default_context(cafile=str(ca) if ca else None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.sslsocket_class = _LimitedSSLSocket
+    return context
+
+
+def _own_name() -> str:
+    """What to say in EHLO; an address literal where the machine has no full name (RFC 5321)."""
+    name = socket.gethostname()
+    try:
+        return ascii_domain(name) if "." in name else "[127.0.0.1]"
+    except ValueError:
+        return "[127.0.0.1]"
+
+
+def _failure(error: smtplib.SMTPException) -> Exception:
+    """Tell for good from for now. See RFC 5321, section 4.2.1."""
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        answers = list(error.recipients.values())
+        words = "; ".join(sorted({_words(*answer) for answer in answers}))
+        if all(500 <= code < 600 for code, _ in answers):
+            return Permanent(f"the mail server refused every recipient: {words}")
+        return NotSent(f"the mail server took no recipient: {words}")
+    if isinstance(error, smtplib.SMTPSenderRefused | smtplib.SMTPDataError):
+        words = _words(error.smtp_code, error.smtp_error)
+        if 500 <= error.smtp_code < 600:
+            return Permanent(f"the mail server refused the mail: {words}")
+        return NotSent(f"the mail server did not take the mail: {words}")
+    if isinstance(error, smtplib.SMTPResponseException):
+        # A 5xx to the greeting or to the password says nothing about this mail.
+        words = _words(error.smtp_code, error.smtp_error)
+        return NotSent(f"the mail server does not serve us: {words}")
+    # smtplib says "Server not connected" of a time-out; the reason stands behind it.
+    reason = error.__context__ if isinstance(error.__context__, OSError) else error
+    return NotSent(f"the mail server failed: {_printable(str(reason))[:MAX_WORDS_OF_SERVER]}")
+
+
+def _words(code: int, text: bytes | str) -> str:
+    """A server's answer on one line, cut to a bearable length."""
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "replace")
+    return _printable(f"{code} {' '.join(text.split())}")[:MAX_WORDS_OF_SERVER]
