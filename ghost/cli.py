@@ -43,7 +43,8 @@ def _read(info: ScriptInfo) -> Reading:
     except ConfigError as error:
         return error.reading or Reading()
     except Exception as error:
-        reason = error.format_message() if isinstance(error, click.ClickException) else repr(error)
+        message = error.format_message() if isinstance(error, click.ClickException) else repr(error)
+        reason = message.strip().splitlines()[-1]  # Flask puts a stack trace above it
         click.echo(f"Without the application, which cannot be loaded: {reason}\n", err=True)
         return Reading()
     return config.reading if isinstance(config, Config) else Reading()

@@ -1,5 +1,4 @@
-# ruff: noqa: RUF009 - `key` only declares a field, and copies a mutable default.
-"""The configuration: typed sections, their defaults, and what production refuses."""
+"""The configuration of an application: read, judged, and refused where production must."""
 
 from __future__ import annotations
 
@@ -7,10 +6,10 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import jwt
@@ -18,10 +17,24 @@ from flask import current_app, has_app_context
 from flask.cli import NoAppException
 
 from ghost import config_values as kinds
+from ghost.config_sections import (
+    LISTS,
+    SECTIONS,
+    AppSection,
+    AuthSection,
+    CorsSection,
+    DatabaseSection,
+    HealthSection,
+    JobsSection,
+    LoggingSection,
+    MailSection,
+    RatelimitSection,
+    RedisSection,
+    settings,
+)
 from ghost.config_sources import Key, Names, Sources, Word, find_root
 from ghost.config_values import Kind, Mismatch, describe, is_loopback, mask_url, public_host
 
-DAY = 86400
 _SECRET_NAME = re.compile("secret|passw|token|key|credential|private", re.IGNORECASE)
 _KNOWN_EXAMPLES = (
     *("changeme", "change me", "change-me", "change_me", "secret", "password", "passw0rd", "dev"),
@@ -49,334 +62,11 @@ class ConfigError(NoAppException):
         super().show(file)
 
 
-def key(default: Any, kind: Kind, meaning: str, *, shown: str = "") -> Any:
-    """Declare a setting.
-
-    :param default: None too when it follows from other settings; `shown` then says how.
-    :param meaning: one line for the documentation.
-    """
-    metadata = {"kind": kind, "meaning": meaning, "shown": shown, "default": default}
-    if isinstance(default, list | dict):
-        return field(default_factory=lambda: default.copy(), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-class Section:
-    """A part of the configuration; its text form hides secrets."""
-
-    title: ClassVar[str]
-
-    def __repr__(self) -> str:
-        shown = (
-            f"{f.name}={f.metadata['kind'].mask(getattr(self, f.name))!r}" for f in settings(self)
-        )
-        return f"{type(self).__name__}({', '.join(shown)})"
-
-
-def settings(section: Section | type[Section]) -> tuple[Field[Any], ...]:
-    """List a section's keys; each one's metadata holds its kind, default and meaning."""
-    return fields(section)  # type: ignore[arg-type]
-
-
-_secret = kinds.OrNone(kinds.Secret())
-_rate = kinds.Rate()
-_dotted = kinds.Pattern(kinds.DOTTED, "a dotted name like orders.views:bp")
-_seconds = kinds.Integer(1, 10 * 365 * DAY, "seconds")
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class AppSection(Section):
-    """The application as a whole and the address it is reached at."""
-
-    name: str = key("Ghost", kinds.Text(longest=80), "The product's name, in mails and documents.")
-    env: str = key(
-        "development",
-        kinds.Choice("development", "testing", "production"),
-        "What the process is for; production refuses what is unsafe.",
-    )
-    secret_key: str | None = key(
-        None,
-        _secret,
-        "Source of the keys for mailed links and the like. Made once in development.",
-    )
-    host: str = key("127.0.0.1", kinds.Host(), "Address that `make run` listens on.")
-    port: int = key(8080, kinds.Integer(1, 65535), "Port that `make run` listens on.")
-    public_url: str = key(
-        None,
-        kinds.WebUrl(),
-        "Where people reach the application; links in mails start with it. Needed in production.",
-        shown="`http://<host>:<port>` outside production",
-    )
-    trusted_proxies: int = key(
-        0, kinds.Integer(0, 10), "How many reverse proxies stand in front and set X-Forwarded-For."
-    )
-    trusted_hosts: list[str] = key(
-        None,
-        kinds.Items(kinds.Host(domains=True)),
-        "Host headers that are answered; `.example.com` takes all under it, an empty list any.",
-        shown="the host of `public_url` when that is set, else any",
-    )
-    max_body: int = key(
-        1024 * 1024, kinds.Integer(1024, 1024**3, "bytes"), "Largest request body, in bytes."
-    )
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class DatabaseSection(Section):
-    """The database and its connections."""
-
-    url: str = key(
-        "sqlite:///instance/ghost.db",
-        kinds.DatabaseUrl(),
-        "`sqlite:///path` or `postgresql://user:password@host/name`.",
-    )
-    pool_size: int = key(10, kinds.Integer(1, 1000), "Connections kept open per process.")
-    max_overflow: int = key(20, kinds.Integer(0, 1000), "Connections beyond `pool_size` at a peak.")
-    pool_timeout: float = key(
-        30.0, kinds.Number(0.1, 600, "seconds"), "Longest wait for a free connection, in seconds."
-    )
-    pool_recycle: int = key(3600, _seconds, "Age at which a connection is replaced, in seconds.")
-    pool_pre_ping: bool = key(
-        True, kinds.Flag(), "Whether a connection is tested when it is taken from the pool."
-    )
-    echo: bool = key(False, kinds.Flag(), "Whether every SQL statement is logged.")
-    statement_timeout: float = key(
-        4.0,
-        kinds.Number(0.1, 3600, "seconds"),
-        "Longest statement in a request, in seconds; then 503.",
-    )
-    job_statement_timeout: float = key(
-        300.0, kinds.Number(0.1, DAY, "seconds"), "Longest statement in a job, in seconds."
-    )
-    allow_sqlite: bool = key(False, kinds.Flag(), "Whether production may run on SQLite.")
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class RedisSection(Section):
-    """The Redis-protocol server that carries jobs and counters."""
-
-    url: str | None = key(
-        None,
-        kinds.OrNone(kinds.RedisUrl()),
-        "`redis://host:6379/0`, `rediss://...` or `unix:///path`. Needed in production.",
-        shown="none; `make run` starts one",
-    )
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class AuthSection(Section):
-    """Accounts, sessions and tokens."""
-
-    jwt_secret_key: str | None = key(
-        None, _secret, "Key that signs access tokens with HS256. Made once in development."
-    )
-    jwt_previous_secret_keys: list[str] = key(
-        [], kinds.Items(kinds.Secret()), "Earlier keys whose tokens are still accepted."
-    )
-    jwt_algorithm: str = key(
-        "HS256",
-        kinds.Choice("HS256", "RS256", "ES256", "EdDSA"),
-        "How access tokens are signed; all but HS256 need the two keys below.",
-    )
-    jwt_private_key: str | None = key(
-        None, kinds.OrNone(kinds.Pem("private")), "PEM of the key that signs."
-    )
-    jwt_public_keys: dict[str, str] = key(
-        {}, kinds.Table(kinds.Pem("public")), "PEMs of the keys that verify, by key id (`kid`)."
-    )
-    access_token_expires: int = key(900, _seconds, "Life of an access token, in seconds.")
-    refresh_token_expires: int = key(30 * DAY, _seconds, "Life of a session, in seconds.")
-    refresh_grace: int = key(
-        10,
-        kinds.Integer(0, 300, "seconds"),
-        "How long a used refresh token still gets the same answer, in seconds.",
-    )
-    bcrypt_rounds: int = key(
-        12, kinds.Integer(4, 18), "Cost of a password hash; 12 is production's least."
-    )
-    password_min_length: int = key(8, kinds.Integer(8, 128), "Shortest password, in characters.")
-    allow_registration: bool = key(True, kinds.Flag(), "Whether anybody may make an account.")
-    require_verified_email: bool = key(
-        False, kinds.Flag(), "Whether logging in needs a verified e-mail address."
-    )
-    throttle_failures: int = key(
-        10, kinds.Integer(1, 100_000), "Wrong passwords per account before it has to wait."
-    )
-    throttle_window: int = key(900, _seconds, "Time in which they are counted, in seconds.")
-    reset_token_expires: int = key(3600, _seconds, "Life of a password reset link, in seconds.")
-    verification_token_expires: int = key(DAY, _seconds, "Life of a verification link, in seconds.")
-    invitation_token_expires: int = key(7 * DAY, _seconds, "Life of an invitation, in seconds.")
-    verify_link: str = key(
-        "{public_url}/account/verify-email#token={token}",
-        kinds.LinkTemplate(),
-        "Page that a verification mail links to.",
-    )
-    reset_link: str = key(
-        "{public_url}/account/reset-password#token={token}",
-        kinds.LinkTemplate(),
-        "Page that a password reset mail links to.",
-    )
-    invite_link: str = key(
-        "{public_url}/account/reset-password#token={token}",
-        kinds.LinkTemplate(),
-        "Page that an invitation links to.",
-    )
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class RatelimitSection(Section):
-    """How often one caller may ask."""
-
-    enabled: bool = key(True, kinds.Flag(), "Whether requests are counted at all.")
-    default: str = key("300/minute", _rate, "Requests per caller.")
-    auth: str = key(
-        "10/minute", _rate, "Requests per source on register, login, forgot, reset, verify, resend."
-    )
-    refresh: str = key("60/minute", _rate, "Refreshes per session.")
-    storage: str | None = key(
-        None,
-        kinds.OrNone(kinds.RedisUrl("memory", unix="redis+unix")),
-        "Where the counters are kept: `redis://...`, `redis+unix:///path` or `memory://`.",
-        shown="`redis.url`, else memory",
-    )
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class CorsSection(Section):
-    """Which websites may call the API from a browser."""
-
-    origins: list[str] = key(
-        [], kinds.Items(kinds.Origin()), "Exact origins, like `https://app.example.com`."
-    )
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class MailSection(Section):
-    """How mail leaves the house."""
-
-    url: str = key(
-        "console://",
-        kinds.MailUrl(),
-        "`smtp://user:password@host:587?tls=starttls`, `smtps://...`, `file:///folder` "
-        "or `console://`.",
-    )
-    sender: str = key(
-        None,
-        kinds.MailAddress(),
-        "Address that mails come from, alone or as `Name <address>`.",
-        shown="`no-reply@` and the host of `public_url`",
-    )
-    templates: Path | None = key(
-        None,
-        kinds.OrNone(kinds.Folder(existing=True)),
-        "Folder whose mail templates replace Ghost's of the same name.",
-    )
-    timeout: float = key(
-        10.0, kinds.Number(0.1, 300, "seconds"), "Longest wait for the mail server, in seconds."
-    )
-    max_attempts: int = key(5, kinds.Integer(1, 100), "How often one mail is tried.")
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class JobsSection(Section):
-    """Work that is done after the answer."""
-
-    queues: list[str] = key(
-        ["high", "default", "low"],
-        kinds.Items(kinds.Pattern(kinds.WORD, "a queue name of letters, digits, - and _"), least=1),
-        "Queues, the most urgent first.",
-    )
-    timeout: int = key(300, kinds.Integer(1, DAY, "seconds"), "Longest run of a job, in seconds.")
-    retention_finished: int = key(7 * DAY, _seconds, "How long finished jobs are kept, in seconds.")
-    retention_failed: int = key(30 * DAY, _seconds, "How long failed jobs are kept, in seconds.")
-    modules: list[str] = key(
-        [], kinds.Items(_dotted), "Modules that define the application's jobs."
-    )
-    max_attempts: int = key(5, kinds.Integer(1, 100), "How often a failing job is tried.")
-    backoff: float = key(
-        1.0,
-        kinds.Number(0, 3600, "seconds"),
-        "Wait before the second try, in seconds; then doubling.",
-    )
-    backoff_max: float = key(
-        600.0, kinds.Number(0, DAY, "seconds"), "Longest wait between two tries, in seconds."
-    )
-    sweep_interval: float = key(
-        2.0,
-        kinds.Number(0.05, 3600, "seconds"),
-        "How often workers look for jobs that were not handed over, in seconds.",
-    )
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class LoggingSection(Section):
-    """What is logged, how and where."""
-
-    level: str = key(
-        "INFO",
-        kinds.Choice("TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", upper=True),
-        "The least that is logged.",
-    )
-    format: str = key(
-        None,
-        kinds.Choice("console", "json"),
-        "Lines for people or for machines.",
-        shown="`json` in production, else `console`",
-    )
-    dir: Path | None = key(
-        None,
-        kinds.OrNone(kinds.Folder()),
-        "Folder of the log files besides the standard output.",
-        shown="`instance/logs` in development, else none",
-    )
-    redact: list[str] = key(
-        [], kinds.Items(kinds.Text()), "Field names that are masked in logs besides Ghost's own."
-    )
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class HealthSection(Section):
-    """What the health pages tell."""
-
-    token: str | None = key(
-        None, _secret, "Bearer token that opens the details of health and the metrics."
-    )
-
-
-SECTIONS: dict[str, type[Section]] = {
-    "app": AppSection,
-    "database": DatabaseSection,
-    "redis": RedisSection,
-    "auth": AuthSection,
-    "ratelimit": RatelimitSection,
-    "cors": CorsSection,
-    "mail": MailSection,
-    "jobs": JobsSection,
-    "logging": LoggingSection,
-    "health": HealthSection,
-}
-
-LISTS: dict[str, tuple[Kind, str]] = {
-    "blueprints": (
-        kinds.Items(_dotted),
-        "Blueprints that the factory registers, as `module:name`.",
-    ),
-    "models": (kinds.Items(_dotted), "Modules whose models the factory loads."),
-}
-"""The keys that stand outside any section, with their kind and meaning."""
-
 _NAMES = Names({name: [f.name for f in settings(cls)] for name, cls in SECTIONS.items()}, LISTS)
+_FIELDS = {(name, f.name): f.metadata for name, cls in SECTIONS.items() for f in settings(cls)}
 _KINDS: dict[Key, Kind] = {
-    **{(name, f.name): f.metadata["kind"] for name, cls in SECTIONS.items() for f in settings(cls)},
+    **{path: metadata["kind"] for path, metadata in _FIELDS.items()},
     **{(name,): kind for name, (kind, _) in LISTS.items()},
-}
-_DEFAULTS: dict[Key, Any] = {
-    **{
-        (name, f.name): f.metadata["default"]
-        for name, cls in SECTIONS.items()
-        for f in settings(cls)
-    },
-    **{(name,): [] for name in LISTS},
 }
 
 
@@ -429,6 +119,15 @@ class Reading:
         """Tell whether any source names the key, rightly or wrongly."""
         return self.origins[tuple(name.split("."))] != "default"
 
+    def is_right(self, name: str) -> bool:
+        """Tell whether the key's value, given or default, was understood."""
+        return tuple(name.split(".")) in self.values
+
+    def label(self, name: str) -> str:
+        """Return the key with the source that named it."""
+        origin = self.origins[tuple(name.split("."))]
+        return name if origin == "default" else f"{name} ({origin})"
+
     def rows(self) -> Iterator[Row]:
         """List every key with its value and source, secrets masked."""
         for path, origin in self.origins.items():
@@ -444,7 +143,7 @@ class Reading:
         for path, kind in _KINDS.items():
             word = sources.find_word(path)
             if word is None:
-                default = _DEFAULTS[path]
+                default = _FIELDS[path]["default"] if path in _FIELDS else []
                 self.origins[path] = "default"
                 self.values[path] = None if default is None else kind.check(default, self.root)
                 continue
@@ -480,10 +179,12 @@ class Reading:
         """Fill in the defaults that follow from other settings."""
         env = self.get("app.env")
         public_url = self.get("app.public_url")
+        is_public = public_url and not is_loopback(public_url)
+        mail_host = public_host(public_url) if is_public else "localhost"
         derived: dict[str, Callable[[], Any]] = {
             "app.trusted_hosts": lambda: [public_host(public_url)] if public_url else [],
             "app.public_url": lambda: None if env == "production" else self._local_url(),
-            "mail.sender": lambda: f"no-reply@{public_host(public_url or '') or 'localhost'}",
+            "mail.sender": lambda: f"no-reply@{mail_host}",
             "logging.format": lambda: "json" if env == "production" else "console",
             "logging.dir": lambda: self.root / "instance/logs" if env == "development" else None,
         }
@@ -654,90 +355,92 @@ def _find_contradictions(reading: Reading) -> Iterator[str]:
     """List the values that are right alone and wrong together."""
     algorithm = reading.get("auth.jwt_algorithm")
     if algorithm not in (None, "HS256"):
-        yield from _find_key_mistakes(reading, algorithm)
+        for name, expected in _find_key_mistakes(reading, algorithm):
+            yield f"{reading.label(name)}: expected {expected}"
     backoff, longest = reading.get("jobs.backoff"), reading.get("jobs.backoff_max")
     if backoff is not None and longest is not None and backoff > longest:
-        yield f"jobs.backoff_max: expected at least jobs.backoff ({backoff:g})"
+        yield f"{reading.label('jobs.backoff_max')}: expected at least jobs.backoff ({backoff:g})"
 
 
-def _find_key_mistakes(reading: Reading, algorithm: str) -> Iterator[str]:
+def _find_key_mistakes(reading: Reading, algorithm: str) -> Iterator[tuple[str, str]]:
     private, public = reading.get("auth.jwt_private_key"), reading.get("auth.jwt_public_keys")
-    if ("auth", "jwt_private_key") in reading.values and private is None:
-        yield f"auth.jwt_private_key: expected a private key, {algorithm} signs with it"
+    if private is None and reading.is_right("auth.jwt_private_key"):
+        yield "auth.jwt_private_key", f"a private key, {algorithm} signs with it"
     if public == {}:
-        yield f"auth.jwt_public_keys: expected a public key by its id, {algorithm} verifies with it"
+        yield "auth.jwt_public_keys", f"a public key by its id, {algorithm} verifies with it"
     if not private or not public:
         return
     method = jwt.get_algorithm_by_name(algorithm)
-    verifying = []
-    for name, pem in {"jwt_private_key": private, **public}.items():
+    halves = []
+    for name, pem in [("", private), *public.items()]:
         try:
             prepared = method.prepare_key(pem)
         except Exception:  # PyJWT and cryptography raise a dozen kinds for a bad key
-            place = name if pem is private else f"jwt_public_keys.{name}"
-            yield f"auth.{place}: expected a key for {algorithm}"
+            key_name = "auth.jwt_public_keys" if name else "auth.jwt_private_key"
+            yield key_name, f"a key for {algorithm}{name and f' as {name}'}"
             continue
-        verifying.append(prepared.public_key() if pem is private else prepared)
-    if len(verifying) == len(public) + 1 and verifying[0] not in verifying[1:]:
-        yield "auth.jwt_public_keys: expected the public half of auth.jwt_private_key among them"
+        halves.append(prepared if name else prepared.public_key())
+    if len(halves) == len(public) + 1 and halves[0] not in halves[1:]:
+        yield "auth.jwt_public_keys", "the public half of auth.jwt_private_key among them"
 
 
 def _find_refusals(reading: Reading, *, is_debug: bool) -> Iterator[str]:
     """List everything that is unsafe in production, without repeating a value."""
-    yield from (f"{reason} (in production)" for reason in _find_weak_secrets(reading))
-    refusals = {
-        "FLASK_DEBUG: debug must be off": is_debug,
-        "app.public_url: must be set, to an https:// address": reading.origins["app", "public_url"]
-        == "default",
-        "app.public_url: must be https://, or cookies would not be Secure": _is_plain(
-            reading.get("app.public_url")
-        ),
-        "database.url: SQLite needs database.allow_sqlite: true": str(
-            reading.get("database.url")
-        ).startswith("sqlite")
-        and not reading.get("database.allow_sqlite"),
-        "redis.url: must be set (REDIS_URL)": ("redis", "url") in reading.values
-        and not reading.get("redis.url"),
-        "mail.url: must not be console:// (set MAIL_URL)": reading.get("mail.url") == "console://",
-        "mail.url: must not be memory:// (set MAIL_URL)": reading.get("mail.url") == "memory://",
-        "mail.url: a password needs smtps:// or ?tls=starttls": _sends_password_in_clear(
-            reading.get("mail.url")
-        ),
-        "auth.bcrypt_rounds: must be at least 12": (reading.get("auth.bcrypt_rounds") or 12) < 12,
-    }
-    for name in ("verify_link", "reset_link", "invite_link"):
-        refusals[f"auth.{name}: must be https://"] = _is_plain(reading.get(f"auth.{name}"))
-    yield from (f"{reason} (in production)" for reason, is_met in refusals.items() if is_met)
+    for name, reason in [*_find_weak_secrets(reading), *_find_unsafe_settings(reading)]:
+        yield f"{reading.label(name)}: in production it must {reason}"
+    if is_debug:
+        yield "FLASK_DEBUG: in production it must be off"
 
 
-def _find_weak_secrets(reading: Reading) -> Iterator[str]:
-    signs_with_secret = reading.get("auth.jwt_algorithm") == "HS256"
-    needed = {"app.secret_key": "SECRET_KEY"}
-    needed |= {"auth.jwt_secret_key": "JWT_SECRET_KEY"} if signs_with_secret else {}
+def _find_unsafe_settings(reading: Reading) -> Iterator[tuple[str, str]]:
+    if not reading.is_set("app.public_url"):
+        yield "app.public_url", "be set, to an https:// address"
+    elif _is_plain(reading.get("app.public_url")):
+        yield "app.public_url", "be https://, or cookies would not be Secure"
+    is_sqlite = str(reading.get("database.url")).startswith("sqlite")
+    if is_sqlite and not reading.get("database.allow_sqlite"):
+        yield "database.url", "not be SQLite, unless database.allow_sqlite is true"
+    if reading.get("redis.url") is None and reading.is_right("redis.url"):
+        yield "redis.url", "be set (REDIS_URL)"
+    if reading.get("mail.url") == "console://":
+        yield "mail.url", "not be console:// (set MAIL_URL)"
+    if _sends_password_in_clear(reading.get("mail.url")):
+        yield "mail.url", "be smtps:// or have ?tls=starttls to carry a password"
+    if (reading.get("auth.bcrypt_rounds") or 12) < 12:
+        yield "auth.bcrypt_rounds", "be at least 12"
+    for name in ("auth.verify_link", "auth.reset_link", "auth.invite_link"):
+        if _is_plain(reading.get(name)):
+            yield name, "be https://"
+
+
+def _find_weak_secrets(reading: Reading) -> Iterator[tuple[str, str]]:
+    variables = {"app.secret_key": "SECRET_KEY"}
+    if reading.get("auth.jwt_algorithm") == "HS256":
+        variables |= {"auth.jwt_secret_key": "JWT_SECRET_KEY"}
+    for name, variable in variables.items():
+        if reading.get(name) is None and reading.is_right(name):
+            yield name, f"be set ({variable})"
+    names = ("app.secret_key", "auth.jwt_secret_key", "health.token")
+    secrets = [(name, reading.get(name)) for name in names if reading.get(name)]
+    previous = "auth.jwt_previous_secret_keys"
+    secrets += [(previous, secret) for secret in reading.get(previous) or []]
     seen: set[str] = set()
-    for name in ("app.secret_key", "auth.jwt_secret_key", "health.token"):
-        secret = reading.get(name)
-        if secret is None:
-            if name in needed and tuple(name.split(".")) in reading.values:
-                yield f"{name}: must be set ({needed[name]})"
-            continue
-        yield from _find_weakness(name, secret, seen)
-    for secret in reading.get("auth.jwt_previous_secret_keys") or []:
-        yield from _find_weakness("auth.jwt_previous_secret_keys", secret, seen)
+    for name, secret in secrets:
+        if _is_example(secret):
+            yield name, "not be a known example; make one: openssl rand -hex 32"
+        elif len(secret.encode()) < 32:
+            yield name, "have at least 32 bytes; make one: openssl rand -hex 32"
+        if secret in seen:
+            yield name, "differ from every other secret"
+        seen.add(secret)
 
 
-def _find_weakness(name: str, secret: str, seen: set[str]) -> Iterator[str]:
-    plain = secret.lower()
-    for example in sorted(_KNOWN_EXAMPLES, key=len, reverse=True):
-        plain = plain.replace(example, "")
+def _is_example(secret: str) -> bool:
     # Little is left of an example, however often it is repeated or decorated.
-    if len(plain) < len(secret) / 2 or len(set(secret)) < 8:
-        yield f"{name}: must not be a known example; make one: openssl rand -hex 32"
-    elif len(secret.encode()) < 32:
-        yield f"{name}: must have at least 32 bytes; make one: openssl rand -hex 32"
-    if secret in seen:
-        yield f"{name}: must differ from every other secret"
-    seen.add(secret)
+    rest = secret.lower()
+    for example in sorted(_KNOWN_EXAMPLES, key=len, reverse=True):
+        rest = rest.replace(example, "")
+    return len(rest) < len(secret) / 2 or len(set(secret)) < 8
 
 
 def _is_plain(url: str | None) -> bool:
@@ -747,5 +450,4 @@ def _is_plain(url: str | None) -> bool:
 def _sends_password_in_clear(url: str | None) -> bool:
     parts = urlsplit(url or "")
     has_user = parts.username is not None or parts.password is not None
-    encrypts = "starttls" in parse_qs(parts.query).get("tls", [])
-    return parts.scheme == "smtp" and has_user and not encrypts
+    return parts.scheme == "smtp" and has_user and "tls" not in parse_qs(parts.query)

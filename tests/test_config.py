@@ -17,6 +17,8 @@ from flask import Flask
 
 from ghost import config as config_module
 from ghost.config import Config, ConfigError, current_config, get_config, set_config
+from ghost.config_sections import LISTS, SECTIONS, settings
+from ghost.config_sources import SHORT_NAMES
 
 STRONG = "u8Rz3kQv0Lx7Yt2Wn5Bc9Md4Fg6Hj1Ps"
 OTHER_STRONG = "Zq4Wn8Ke2Rv6Ty0Ui3Op7As1Df5Gh9Jk"
@@ -140,7 +142,7 @@ def test_the_program_stays_above_database_url(load):
     assert config.source("database.url") == "program"
 
 
-SHORT_NAMES = {
+SHORT_VALUES = {
     "DATABASE_URL": ("postgres://u:p@h/d", "database.url", "postgresql+psycopg2://u:p@h/d"),
     "REDIS_URL": ("redis://h/1", "redis.url", "redis://h/1"),
     "JWT_SECRET_KEY": ("12345", "auth.jwt_secret_key", "12345"),
@@ -155,7 +157,7 @@ SHORT_NAMES = {
 
 @pytest.mark.parametrize("name", SHORT_NAMES)
 def test_the_short_names_are_known(load, name):
-    text, key, value = SHORT_NAMES[name]
+    text, key, value = SHORT_VALUES[name]
     section, _, field = key.partition(".")
 
     config = load(env={name: text})
@@ -567,7 +569,8 @@ VALUES = {
     "auth.verify_link": [
         "{public_url}/x", "{token}", "{public_url}{token!r}{token}", "{public_url}/{token:>99}",
         "{public_url}/{token.__class__}{token}", "x{public_url}/{token}", "{public_url}/{token}{",
-        "javascript://x/{token}", "https://h/{token}{other}", "{public_url}/{0}{token}", "https:///{token}", 5,
+        "javascript://x/{token}", "https://h/{token}{other}", "{public_url}/{0}{token}",
+        "https:///{token}", 5,
     ],
     "ratelimit.default": ["fast", "300", "0/minute", "-1/minute", "300/fortnight", "", 300, None],
     "ratelimit.storage": ["unix:///x", "memcached://h", "redis+unix://", 5],
@@ -579,7 +582,8 @@ VALUES = {
     ],
     "mail.url": [
         "smtp://", "smtp://h?tls=maybe", "smtp://h?x=1", "smtp://h/path", "console://x", "file://",
-        "ses://x", "sendgrid://key@x", "smtps://h?tls=starttls", "smtp://h:0", "mailto:a@b.c", 5, None,
+        "ses://x", "sendgrid://key@x", "smtps://h?tls=starttls", "smtp://h:0", 5, None,
+        "mailto:a@b.c",
     ],
     "mail.sender": ["x", "a@", "@b", "a b@c.d", "A <a@b.c>\r\nBcc: x@y.z", "a@b.c, d@e.f", "", 5],
     "mail.templates": ["missing", "", 5, "x" * 5000],
@@ -607,25 +611,26 @@ def test_a_wrong_value_is_one_line_that_names_key_and_source(mistakes, key, valu
 
 
 HOSTILE = [
-    None, True, 0, -1, 10**5000, 1.5, float("nan"), float("inf"), "", " ", "\x00", "\n", "\udcff", "x" * 100_000,
-    "0" * 5000, "[" * 5000, "{" * 5000, "://", "a://", "redis://[", "smtp://h:port", "postgresql://[::1", "sqlite:///",
-    "${", "%s%n", "{0}", "{public_url}{token", "null", "NaN", "1e999", "٣", "http://[::1]:5", "file:////", "unix://@",
-    [], [[]], {}, {"a": {}}, [None], b"x", object(), Path("x"), {1}, ("a",), "🦊", "http://\u2100.example",
+    None, True, 0, -1, 10**5000, 1.5, float("nan"), float("inf"), "", " ", "\x00", "\n", "\udcff",
+    "x" * 100_000, "0" * 5000, "[" * 5000, "{" * 5000, "://", "a://", "redis://[", "smtp://h:port",
+    "postgresql://[::1", "sqlite:///", "${", "%s%n", "{0}", "{public_url}{token", "null", "NaN",
+    "1e999", "٣", "http://[::1]:5", "file:////", "unix://@", "🦊", "http://\u2100.example",
+    [], [[]], {}, {"a": {}}, [None], b"x", object(), Path("x"), {1}, ("a",),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("value", HOSTILE, ids=lambda value: ascii(type(value)))
 @pytest.mark.parametrize("way", ["program", "environment"])
-def test_no_value_causes_anything_but_lines(load, value, way):
+def test_no_value_causes_anything_but_lines(mistakes, value, way):
     overrides, env = {}, {}
-    for section, name in (key for key in config_module._KINDS if len(key) == 2):
-        overrides.setdefault(section, {})[name] = value
-        env[f"GHOST_{section}__{name}".upper()] = str(value) if value != 10**5000 else "9" * 5000
-    try:
-        load(overrides) if way == "program" else load(env=env)
-    except ConfigError as error:
-        assert all("\n" not in line and len(line) < 500 for line in error.mistakes)
-        assert error.format_message()
+    text = "9" * 5000 if value == 10**5000 else str(value)
+    for section, fields in SECTIONS.items():
+        for name in (field.name for field in settings(fields)):
+            overrides.setdefault(section, {})[name] = value
+            env[f"GHOST_{section}__{name}".upper()] = text
+    lines = mistakes(overrides) if way == "program" else mistakes(env=env)
+
+    assert all(len(line) < 500 for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -727,50 +732,61 @@ def test_a_complete_production_configuration_is_taken(load):
 
 def test_production_with_nothing_set_gives_all_reasons_at_once(mistakes):
     assert mistakes(env={"GHOST_ENV": "production", "FLASK_DEBUG": "1"}) == [
-        "app.secret_key: must be set (SECRET_KEY) (in production)",
-        "auth.jwt_secret_key: must be set (JWT_SECRET_KEY) (in production)",
-        "FLASK_DEBUG: debug must be off (in production)",
-        "app.public_url: must be set, to an https:// address (in production)",
-        "database.url: SQLite needs database.allow_sqlite: true (in production)",
-        "redis.url: must be set (REDIS_URL) (in production)",
-        "mail.url: must not be console:// (set MAIL_URL) (in production)",
+        "app.secret_key: in production it must be set (SECRET_KEY)",
+        "auth.jwt_secret_key: in production it must be set (JWT_SECRET_KEY)",
+        "app.public_url: in production it must be set, to an https:// address",
+        "database.url: in production it must not be SQLite, unless database.allow_sqlite is true",
+        "redis.url: in production it must be set (REDIS_URL)",
+        "mail.url: in production it must not be console:// (set MAIL_URL)",
+        "FLASK_DEBUG: in production it must be off",
     ]
 
 
 UNSAFE = {
-    "debug in .env": ({}, {"dotenv": "FLASK_DEBUG=true"}, "FLASK_DEBUG"),
-    "short": ({"SECRET_KEY": "k4Jx92mQ"}, {}, "app.secret_key: must have at least 32 bytes"),
-    "an example": ({"JWT_SECRET_KEY": "changeme"}, {}, "auth.jwt_secret_key: must not be a known"),
-    "a long example": ({"SECRET_KEY": "changeme-changeme-changeme-changeme!"}, {}, "known example"),
-    "dev-secret": ({"SECRET_KEY": "dev-secret-key-dev-secret-key-dev-secret"}, {}, "known example"),
-    "one letter": ({"SECRET_KEY": "a" * 64}, {}, "app.secret_key: must not be a known example"),
-    "the same twice": ({"JWT_SECRET_KEY": STRONG}, {}, "must differ from every other secret"),
+    "debug in .env": ({}, {"dotenv": "FLASK_DEBUG=true"}, "FLASK_DEBUG", "be off"),
+    "a short secret": ({"SECRET_KEY": "k4Jx92mQ"}, {}, "app.secret_key", "at least 32 bytes"),
+    "an example": ({"JWT_SECRET_KEY": "changeme"}, {}, "auth.jwt_secret_key", "known example"),
+    "a long example": (
+        {"SECRET_KEY": "changeme-changeme-changeme-changeme!"}, {}, "app.secret_key", "example"
+    ),
+    "dev-secret": (
+        {"SECRET_KEY": "dev-secret-key-dev-secret-key-dev-secret"}, {}, "app.secret_key",
+        "known example",
+    ),
+    "one letter": ({"SECRET_KEY": "a" * 64}, {}, "app.secret_key", "known example"),
+    "the same twice": ({"JWT_SECRET_KEY": STRONG}, {}, "auth.jwt_secret_key", "must differ"),
     "a previous one reused": (
         {"GHOST_AUTH__JWT_PREVIOUS_SECRET_KEYS": f'["{OTHER_STRONG}"]'}, {},
-        "auth.jwt_previous_secret_keys: must differ",
+        "auth.jwt_previous_secret_keys", "must differ",
     ),
-    "empty": ({"SECRET_KEY": ""}, {}, "app.secret_key: must be set"),
-    "a weak health token": ({"GHOST_HEALTH__TOKEN": "admin"}, {}, "health.token: must not be"),
-    "SQLite": ({"DATABASE_URL": "sqlite:///x.db"}, {}, "database.url: SQLite"),
-    "no Redis": ({"REDIS_URL": ""}, {}, "redis.url: must be set"),
-    "a CORS wildcard": ({"GHOST_CORS__ORIGINS": "*"}, {}, "cors.origins"),
-    "mail on the console": ({"MAIL_URL": "console://"}, {}, "mail.url: must not be console://"),
-    "a mail password in clear": ({"MAIL_URL": "smtp://u:p@mx.example.com"}, {}, "mail.url: a password"),
-    "plain HTTP": ({"GHOST_APP__PUBLIC_URL": "http://example.com"}, {}, "cookies would not be Secure"),
-    "cheap hashes": ({"GHOST_AUTH__BCRYPT_ROUNDS": "11"}, {}, "auth.bcrypt_rounds"),
+    "an empty secret": ({"SECRET_KEY": ""}, {}, "app.secret_key", "must be set"),
+    "a weak health token": ({"GHOST_HEALTH__TOKEN": "admin"}, {}, "health.token", "known example"),
+    "SQLite": ({"DATABASE_URL": "sqlite:///x.db"}, {}, "database.url", "not be SQLite"),
+    "no Redis": ({"REDIS_URL": ""}, {}, "redis.url", "must be set"),
+    "a CORS wildcard": ({"GHOST_CORS__ORIGINS": "*"}, {}, "cors.origins", "an origin"),
+    "mail on the console": ({"MAIL_URL": "console://"}, {}, "mail.url", "not be console://"),
+    "a mail password in clear": (
+        {"MAIL_URL": "smtp://u:hunter2@mx.example.com"}, {}, "mail.url", "?tls=starttls"
+    ),
+    "plain HTTP": (
+        {"GHOST_APP__PUBLIC_URL": "http://example.com"}, {}, "app.public_url", "not be Secure"
+    ),
+    "cheap hashes": ({"GHOST_AUTH__BCRYPT_ROUNDS": "11"}, {}, "auth.bcrypt_rounds", "at least 12"),
     "a plain link": (
-        {"GHOST_AUTH__RESET_LINK": "http://example.com/{token}"}, {}, "auth.reset_link: must be https"
+        {"GHOST_AUTH__RESET_LINK": "http://example.com/{token}"}, {}, "auth.reset_link", "https://"
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", UNSAFE)
 def test_production_refuses(mistakes, case):
-    env, files, expected = UNSAFE[case]
+    env, files, key, expected = UNSAFE[case]
 
     [line] = mistakes(env=PRODUCTION | env, **files)
 
+    assert line.startswith(f"{key} (environment {next(iter(env))}): " if env else f"{key}: ")
     assert expected in line
+    assert "hunter2" not in line
     assert not any(value in line for name, value in env.items() if name.endswith("_KEY") and value)
 
 
@@ -880,3 +896,42 @@ def test_loading_reads_the_environment_of_the_process(tmp_path):
     )
 
     assert done.stdout == f"Shop environment GHOST_APP__NAME {tmp_path}\n"
+
+
+# The documentation
+
+
+def documented_default(field):
+    default = field.metadata["default"]
+    if field.metadata["shown"]:
+        return field.metadata["shown"]
+    if default is None or default in ([], {}):
+        return "none"
+    return f"`{default if isinstance(default, str) else json.dumps(default)}`"
+
+
+def test_the_documentation_says_what_the_code_says():
+    page = (Path(__file__).parent.parent / "docs/configuration.md").read_text()
+    tables = {
+        part.partition("\n")[0]: [line for line in part.splitlines() if line.startswith("| `")]
+        for part in page.split("\n### ")
+    }
+
+    for name, section in SECTIONS.items():
+        assert tables[name] == [
+            f"| `{f.name}` | {documented_default(f)} | {f.metadata['meaning']} |"
+            for f in settings(section)
+        ]
+    assert tables["Outside any section"] == [
+        f"| `{name}` | none | {meaning} |" for name, (_, meaning) in LISTS.items()
+    ]
+    assert tables["Environment variables"] == [
+        f"| `{name}` | `{'.'.join(key)}` |" for name, key in SHORT_NAMES.items()
+    ]
+
+
+def test_the_projects_own_file_has_no_mistake(tmp_path):
+    text = (Path(__file__).parent.parent / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text)
+
+    assert Config.load(root=tmp_path, environ={}).app.name == "Ghost"

@@ -1,0 +1,332 @@
+# ruff: noqa: RUF009 - `key` only declares a field, and copies a mutable default.
+"""Every section of the configuration with its keys, their defaults and meanings."""
+
+from __future__ import annotations
+
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ghost import config_values as kinds
+from ghost.config_values import Kind
+
+DAY = 86400
+
+
+def key(default: Any, kind: Kind, meaning: str, *, shown: str = "") -> Any:
+    """Declare a setting.
+
+    :param default: None too when it follows from other settings; `shown` then says how.
+    :param meaning: one line for the documentation.
+    """
+    metadata = {"kind": kind, "meaning": meaning, "shown": shown, "default": default}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: default.copy(), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+class Section:
+    """A part of the configuration; its text form hides secrets."""
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{f.name}={f.metadata['kind'].mask(getattr(self, f.name))!r}" for f in settings(self)
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def settings(section: Section | type[Section]) -> tuple[Field[Any], ...]:
+    """List a section's keys; each one's metadata holds its kind, default and meaning."""
+    return fields(section)  # type: ignore[arg-type]
+
+
+_secret = kinds.OrNone(kinds.Secret())
+_rate = kinds.Rate()
+_dotted = kinds.Pattern(kinds.DOTTED, "a dotted name like orders.views:bp")
+_seconds = kinds.Integer(1, 10 * 365 * DAY, "seconds")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class AppSection(Section):
+    """The application as a whole and the address it is reached at."""
+
+    name: str = key("Ghost", kinds.Text(longest=80), "The product's name, in mails and documents.")
+    env: str = key(
+        "development",
+        kinds.Choice("development", "testing", "production"),
+        "What the process is for; production refuses what is unsafe.",
+    )
+    secret_key: str | None = key(
+        None,
+        _secret,
+        "Source of the keys for mailed links and the like. Needed in production.",
+        shown="made once in development",
+    )
+    host: str = key("127.0.0.1", kinds.Host(), "Address that `make run` listens on.")
+    port: int = key(8080, kinds.Integer(1, 65535), "Port that `make run` listens on.")
+    public_url: str = key(
+        None,
+        kinds.WebUrl(),
+        "Where people reach the application; links in mails start with it. Needed in production.",
+        shown="`http://<host>:<port>` outside production",
+    )
+    trusted_proxies: int = key(
+        0, kinds.Integer(0, 10), "How many reverse proxies stand in front and set X-Forwarded-For."
+    )
+    trusted_hosts: list[str] = key(
+        None,
+        kinds.Items(kinds.Host(domains=True)),
+        "Host headers that are answered; `.example.com` takes all under it, an empty list any.",
+        shown="the host of `public_url` when that is set, else any",
+    )
+    max_body: int = key(
+        1024 * 1024, kinds.Integer(1024, 1024**3, "bytes"), "Largest request body, in bytes."
+    )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class DatabaseSection(Section):
+    """The database and its connections."""
+
+    url: str = key(
+        "sqlite:///instance/ghost.db",
+        kinds.DatabaseUrl(),
+        "`sqlite:///path` or `postgresql://user:password@host/name`.",
+    )
+    pool_size: int = key(10, kinds.Integer(1, 1000), "Connections kept open per process.")
+    max_overflow: int = key(20, kinds.Integer(0, 1000), "Connections beyond `pool_size` at a peak.")
+    pool_timeout: float = key(
+        30.0, kinds.Number(0.1, 600, "seconds"), "Longest wait for a free connection, in seconds."
+    )
+    pool_recycle: int = key(3600, _seconds, "Age at which a connection is replaced, in seconds.")
+    pool_pre_ping: bool = key(
+        True, kinds.Flag(), "Whether a connection is tested when it is taken from the pool."
+    )
+    echo: bool = key(False, kinds.Flag(), "Whether every SQL statement is logged.")
+    statement_timeout: float = key(
+        4.0,
+        kinds.Number(0.1, 3600, "seconds"),
+        "Longest statement in a request, in seconds; then 503.",
+    )
+    job_statement_timeout: float = key(
+        300.0, kinds.Number(0.1, DAY, "seconds"), "Longest statement in a job, in seconds."
+    )
+    allow_sqlite: bool = key(False, kinds.Flag(), "Whether production may run on SQLite.")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class RedisSection(Section):
+    """The Redis-protocol server that carries jobs and counters."""
+
+    url: str | None = key(
+        None,
+        kinds.OrNone(kinds.RedisUrl()),
+        "`redis://host:6379/0`, `rediss://...` or `unix:///path`. Needed in production.",
+        shown="none; `make run` starts one",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class AuthSection(Section):
+    """Accounts, sessions and tokens."""
+
+    jwt_secret_key: str | None = key(
+        None,
+        _secret,
+        "Key that signs access tokens with HS256. Needed in production.",
+        shown="made once in development",
+    )
+    jwt_previous_secret_keys: list[str] = key(
+        [], kinds.Items(kinds.Secret()), "Earlier keys whose tokens are still accepted."
+    )
+    jwt_algorithm: str = key(
+        "HS256",
+        kinds.Choice("HS256", "RS256", "ES256", "EdDSA"),
+        "How access tokens are signed; all but HS256 need the two keys below.",
+    )
+    jwt_private_key: str | None = key(
+        None, kinds.OrNone(kinds.Pem("private")), "PEM of the key that signs."
+    )
+    jwt_public_keys: dict[str, str] = key(
+        {}, kinds.Table(kinds.Pem("public")), "PEMs of the keys that verify, by key id (`kid`)."
+    )
+    access_token_expires: int = key(900, _seconds, "Life of an access token, in seconds.")
+    refresh_token_expires: int = key(30 * DAY, _seconds, "Life of a session, in seconds.")
+    refresh_grace: int = key(
+        10,
+        kinds.Integer(0, 300, "seconds"),
+        "How long a used refresh token still gets the same answer, in seconds.",
+    )
+    bcrypt_rounds: int = key(
+        12, kinds.Integer(4, 18), "Cost of a password hash; 12 is production's least."
+    )
+    password_min_length: int = key(8, kinds.Integer(8, 128), "Shortest password, in characters.")
+    allow_registration: bool = key(True, kinds.Flag(), "Whether anybody may make an account.")
+    require_verified_email: bool = key(
+        False, kinds.Flag(), "Whether logging in needs a verified e-mail address."
+    )
+    throttle_failures: int = key(
+        10, kinds.Integer(1, 100_000), "Wrong passwords per account before it has to wait."
+    )
+    throttle_window: int = key(900, _seconds, "Time in which they are counted, in seconds.")
+    reset_token_expires: int = key(3600, _seconds, "Life of a password reset link, in seconds.")
+    verification_token_expires: int = key(DAY, _seconds, "Life of a verification link, in seconds.")
+    invitation_token_expires: int = key(7 * DAY, _seconds, "Life of an invitation, in seconds.")
+    verify_link: str = key(
+        "{public_url}/account/verify-email#token={token}",
+        kinds.LinkTemplate(),
+        "Page that a verification mail links to.",
+    )
+    reset_link: str = key(
+        "{public_url}/account/reset-password#token={token}",
+        kinds.LinkTemplate(),
+        "Page that a password reset mail links to.",
+    )
+    invite_link: str = key(
+        "{public_url}/account/reset-password#token={token}",
+        kinds.LinkTemplate(),
+        "Page that an invitation links to.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class RatelimitSection(Section):
+    """How often one caller may ask."""
+
+    enabled: bool = key(True, kinds.Flag(), "Whether requests are counted at all.")
+    default: str = key("300/minute", _rate, "Requests per caller.")
+    auth: str = key(
+        "10/minute", _rate, "Requests per source on register, login, forgot, reset, verify, resend."
+    )
+    refresh: str = key("60/minute", _rate, "Refreshes per session.")
+    storage: str | None = key(
+        None,
+        kinds.OrNone(kinds.RedisUrl("memory", unix="redis+unix")),
+        "Where the counters are kept: `redis://...`, `redis+unix:///path` or `memory://`.",
+        shown="`redis.url`, else memory",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class CorsSection(Section):
+    """Which websites may call the API from a browser."""
+
+    origins: list[str] = key(
+        [], kinds.Items(kinds.Origin()), "Exact origins, like `https://app.example.com`."
+    )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class MailSection(Section):
+    """How mail leaves the house."""
+
+    url: str = key(
+        "console://",
+        kinds.MailUrl(),
+        "`smtp://user:password@host:587?tls=starttls`, `smtps://...`, `file:///folder` "
+        "or `console://`.",
+    )
+    sender: str = key(
+        None,
+        kinds.MailAddress(),
+        "Address that mails come from, alone or as `Name <address>`.",
+        shown="`no-reply@` and the host of `public_url`",
+    )
+    templates: Path | None = key(
+        None,
+        kinds.OrNone(kinds.Folder(existing=True)),
+        "Folder whose mail templates replace Ghost's of the same name.",
+    )
+    timeout: float = key(
+        10.0, kinds.Number(0.1, 300, "seconds"), "Longest wait for the mail server, in seconds."
+    )
+    max_attempts: int = key(5, kinds.Integer(1, 100), "How often one mail is tried.")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class JobsSection(Section):
+    """Work that is done after the answer."""
+
+    queues: list[str] = key(
+        ["high", "default", "low"],
+        kinds.Items(kinds.Pattern(kinds.WORD, "a queue name of letters, digits, - and _"), least=1),
+        "Queues, the most urgent first.",
+    )
+    timeout: int = key(300, kinds.Integer(1, DAY, "seconds"), "Longest run of a job, in seconds.")
+    retention_finished: int = key(7 * DAY, _seconds, "How long finished jobs are kept, in seconds.")
+    retention_failed: int = key(30 * DAY, _seconds, "How long failed jobs are kept, in seconds.")
+    modules: list[str] = key(
+        [], kinds.Items(_dotted), "Modules that define the application's jobs."
+    )
+    max_attempts: int = key(5, kinds.Integer(1, 100), "How often a failing job is tried.")
+    backoff: float = key(
+        1.0,
+        kinds.Number(0, 3600, "seconds"),
+        "Wait before the second try, in seconds; then doubling.",
+    )
+    backoff_max: float = key(
+        600.0, kinds.Number(0, DAY, "seconds"), "Longest wait between two tries, in seconds."
+    )
+    sweep_interval: float = key(
+        2.0,
+        kinds.Number(0.05, 3600, "seconds"),
+        "How often workers look for jobs that were not handed over, in seconds.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class LoggingSection(Section):
+    """What is logged, how and where."""
+
+    level: str = key(
+        "INFO",
+        kinds.Choice("TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", upper=True),
+        "The least that is logged.",
+    )
+    format: str = key(
+        None,
+        kinds.Choice("console", "json"),
+        "Lines for people or for machines.",
+        shown="`json` in production, else `console`",
+    )
+    dir: Path | None = key(
+        None,
+        kinds.OrNone(kinds.Folder()),
+        "Folder of the log files besides the standard output.",
+        shown="`instance/logs` in development, else none",
+    )
+    redact: list[str] = key(
+        [], kinds.Items(kinds.Text()), "Field names that are masked in logs besides Ghost's own."
+    )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class HealthSection(Section):
+    """What the health pages tell."""
+
+    token: str | None = key(
+        None, _secret, "Bearer token that opens the details of health and the metrics."
+    )
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "app": AppSection,
+    "database": DatabaseSection,
+    "redis": RedisSection,
+    "auth": AuthSection,
+    "ratelimit": RatelimitSection,
+    "cors": CorsSection,
+    "mail": MailSection,
+    "jobs": JobsSection,
+    "logging": LoggingSection,
+    "health": HealthSection,
+}
+
+LISTS: dict[str, tuple[Kind, str]] = {
+    "blueprints": (
+        kinds.Items(_dotted),
+        "Blueprints that the factory registers, as `module:name`.",
+    ),
+    "models": (kinds.Items(_dotted), "Modules whose models the factory loads."),
+}
+"""The keys that stand outside any section, with their kind and meaning."""
