@@ -358,7 +358,8 @@ def _render_json(record: Record) -> bytes:
     try:
         data = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:  # lone surrogates, integers of more than 64 bits
-        return json_dumps(line, default=str).encode() + b"\n"
+        text = json_dumps(line, default=str, ensure_ascii=False)
+        data = text.encode("utf-8", "replace") + b"\n"
     if not data.isascii():
         # Some readers take these for line ends; in JSON they may be written as escapes.
         for raw, escape in (
@@ -541,6 +542,8 @@ class _FileSink(_Sink):
             slot += 1
         self._number = number
         self._size = os.fstat(number).st_size
+        # A process before us may have died, or found the disk full, within a line.
+        self._is_torn = self._size > 0 and os.pread(number, 1, self._size - 1) != b"\n"
         self._retry_at = 0.0
         return number
 
@@ -572,7 +575,7 @@ def _write_all(number: int, data: bytes) -> None:
 def _open_locked(path: Path) -> int | None:
     """Open a file for appending as its only writer; None when it has one already."""
     while True:
-        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         try:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Renamed or deleted between the opening and the lock?
@@ -803,10 +806,10 @@ def log_request(
     :param path: without its query, which may hold anything.
     :param route: the rule that matched, None for an unknown path.
     """
-    if status >= 500:
-        level = 30
-    elif path.startswith("/health") or path == "/metrics":
+    if path.startswith("/health") or path == "/metrics":
         level = 10
+    elif status >= 500:
+        level = 30
     else:
         level = 20
     if level < _min_level:
