@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary, WeakSet
 
 import psycopg2
@@ -290,7 +290,7 @@ def _wait(connection: Any) -> None:
         poller.register(connection.fileno(), mask)
         left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
         if not poller.poll(left):
-            connection.close()  # or it would be taken for a live one
+            # psycopg2 then closes the connection itself; closing it here would wait for ourselves.
             raise psycopg2.OperationalError(f"the database did not answer within {seconds:g} s")
         state = connection.poll()
 
@@ -300,15 +300,20 @@ def _guard_postgresql(engine: Engine, config: Config, limited: bool) -> None:
     settings = config.database
     paused_until = 0.0
 
-    def limits() -> tuple[float | None, str]:
-        """Seconds to wait for an answer, and the server's own limits, by who opens."""
+    def limit() -> float | None:
+        """Seconds that a statement may take: few in a request, more in a job, any in `flask db`."""
         if not limited:
-            return None, "-c timezone=UTC"
-        seconds = (
+            return None
+        return (
             settings.statement_timeout if has_request_context() else settings.job_statement_timeout
         )
+
+    def server_options(seconds: float | None) -> str:
+        """The server's own limits, in milliseconds, for a connection opened here and now."""
+        if seconds is None:
+            return "-c timezone=UTC"
         milliseconds = int(seconds * 1000)
-        return seconds + GRACE_SECONDS, (
+        return (
             f"-c timezone=UTC -c statement_timeout={milliseconds}"
             f" -c lock_timeout={min(milliseconds, 10_000) * 3 // 4}"
             f" -c idle_in_transaction_session_timeout={max(milliseconds, 60_000)}"
@@ -321,39 +326,46 @@ def _guard_postgresql(engine: Engine, config: Config, limited: bool) -> None:
         nonlocal paused_until
         if time.monotonic() < paused_until:
             raise psycopg2.OperationalError("the database was away a moment ago")
-        wait_seconds, server_options = limits()
-        options = dict(options, connection_factory=_Connection)
-        options["options"] = f"{options.get('options', '')} {server_options}".strip()
+        asked = f"{options.get('options', '')} {server_options(limit())}".strip()
+        options = options | {"connection_factory": _Connection, "options": asked}
         try:
-            connection = dialect.connect(*args, **options)
+            return cast(DBAPIConnection, dialect.connect(*args, **options))
         except psycopg2.OperationalError:
             paused_until = time.monotonic() + PAUSE_AFTER_FAILURE_SECONDS
             raise
-        connection.wait_seconds = wait_seconds
-        return connection
 
-    if not settings.pool_pre_ping:
-        return
+    @event.listens_for(engine, "checkout")
+    def prepare(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+        """Pre-ping after an idle moment, with little patience; then wait as this caller may."""
+        idle_since = record.info.get("idle_since")
+        if (
+            settings.pool_pre_ping
+            and idle_since is not None
+            and time.monotonic() - idle_since > PING_AFTER_IDLE_SECONDS
+        ):
+            _ping(connection)
+        seconds = limit()
+        connection.wait_seconds = None if seconds is None else seconds + GRACE_SECONDS
 
     @event.listens_for(engine, "checkin")
     def note(_connection: Any, record: ConnectionPoolEntry) -> None:
         record.info["idle_since"] = time.monotonic()
 
-    @event.listens_for(engine, "checkout")
-    def ping(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
-        """Pre-ping, but only after an idle moment, and with a shorter limit than a statement's."""
-        idle_since = record.info.get("idle_since")
-        if idle_since is None or time.monotonic() - idle_since < PING_AFTER_IDLE_SECONDS:
-            return
-        usual, connection.wait_seconds = connection.wait_seconds, PING_SECONDS
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT 1")
-            if not connection.autocommit:
-                connection.rollback()
-        except psycopg2.Error as error:
-            raise sa.exc.DisconnectionError("the database went away") from error
-        connection.wait_seconds = usual
+
+def _ping(connection: Any) -> None:
+    """Ask a pooled connection for a sign of life, outside of any transaction.
+
+    :raises sqlalchemy.exc.DisconnectionError: there is none; the pool opens another one.
+    """
+    connection.wait_seconds = PING_SECONDS
+    usual = connection.autocommit
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        connection.autocommit = usual
+    except psycopg2.Error as error:
+        raise sa.exc.DisconnectionError("the database went away") from error
 
 
 def _forget_connections() -> None:
