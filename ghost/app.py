@@ -13,7 +13,7 @@ from flask import Flask
 from flask_cors import CORS
 
 import ghost.logging
-from ghost import access, api, cli, database, errors, http, idempotency, ratelimit, responses
+from ghost import access, api, database, errors, http, idempotency, ratelimit, responses
 from ghost.auth import callers
 from ghost.auth.pages import pages_bp
 from ghost.auth.views import bp as auth_bp
@@ -23,6 +23,7 @@ from ghost.extensions import State, db, jwt, mail, migrate
 from ghost.health.views import bp as health_bp
 from ghost.jobs import registry
 from ghost.secrets import derived_key
+from ghost.users.cli import users_group
 from ghost.users.views import bp as users_bp
 from ghost.users.views import roles_bp
 
@@ -91,7 +92,7 @@ def create_app(
     # After the models: autogenerate compares all of them.
     migrate.init_app(app, db)
     registry.init_app(app)
-    cli.init_app(app)
+    app.cli.add_command(users_group)
 
     app.extensions["ghost"].limiter = ratelimit.init_app(app, settings)
     idempotency.init_app(app, settings)
