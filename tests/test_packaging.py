@@ -1,11 +1,14 @@
 """The wheel carries everything, the lock is complete, and a clone can be set up."""
 
+import ast
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterable
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -26,6 +29,22 @@ def list_sources(folder: str, prefix: str) -> set[str]:
         for path in root.rglob("*")
         if path.is_file() and not any(word in str(path) for word in NOT_PACKED)
     }
+
+
+def find_imports(paths: Iterable[Path]) -> set[str]:
+    """The names of the top-level modules that some sources import."""
+    found = set()
+    for node in (node for path in paths for node in ast.walk(ast.parse(path.read_text()))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found - sys.stdlib_module_names - {"ghost", "__main__"}
+
+
+def requirement_names(lines: list[str]) -> set[str]:
+    """The normalised names of requirements such as `Flask-Mail>=0.10`."""
+    return {re.split(r"[<>=\[ ;]", line)[0].lower().replace("_", "-") for line in lines}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +99,7 @@ def test_the_wheel_brings_nothing_but_the_package(wheel):
 @pytest.mark.unit
 def test_every_requirement_is_locked():
     wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
-    names = {re.split(r"[<>=\[ ;]", line)[0].lower() for line in wanted}
+    names = requirement_names(wanted)
     locked = set(re.findall(r"^([a-z0-9-]+)==", LOCK, re.MULTILINE))
 
     assert names - locked == set()
@@ -130,3 +149,25 @@ def test_a_missing_ensurepip_is_told_with_its_cure(tmp_path):
     assert result.returncode == 1
     assert "sudo apt install python3-venv" in result.stderr
     assert not (tmp_path / "venv").exists()
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("is_for_tests", [False, True], ids=["run-time", "ghost.testing"])
+def test_every_import_of_the_package_is_a_requirement(is_for_tests):
+    wanted = requirement_names(PROJECT["dependencies"])
+    if is_for_tests:
+        wanted |= requirement_names(PROJECT["optional-dependencies"]["dev"])
+    owners = packages_distributions()
+
+    imported = find_imports(
+        path
+        for folder in ("ghost", "migrations")
+        for path in (ROOT / folder).rglob("*.py")
+        if ("testing" in path.parts) is is_for_tests
+    )
+
+    assert {
+        module
+        for module in imported
+        if not requirement_names(owners.get(module, [module])) & wanted
+    } == set()
