@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import scoped_session
 
     from ghost.testing.applications import Applications, Factory
+    from ghost.testing.background import Jobs, Mailbox
+    from ghost.testing.clients import Client
     from ghost.testing.databases import TestDatabase
+    from ghost.testing.factories import UserFactory
     from ghost.testing.servers import PostgreSQL, Redis
     from ghost.testing.smtp import SMTPServer
 
@@ -219,3 +222,35 @@ def session(app: Flask) -> Iterator[scoped_session[Any]]:
 
     with app.app_context():
         yield db.session
+
+
+@pytest.fixture
+def client(app: Flask) -> Client:
+    """A test client: `client.get(url)`, `client.as_user(user).post(url, json={...})`."""
+    from ghost.testing.clients import Client
+
+    return Client(app, app.response_class)
+
+
+@pytest.fixture
+def make_user(app: Flask) -> UserFactory:
+    """Make an account: `make_user(email=..., roles=["ADMIN"], permissions=["orders:read"])`."""
+    from ghost.testing.factories import UserFactory
+
+    return UserFactory(app)
+
+
+@pytest.fixture
+def jobs(app: Flask) -> Jobs:
+    """Jobs that wait: `jobs.names()`, and `jobs.run_all()` as a worker would."""
+    from ghost.testing.background import Jobs
+
+    return Jobs(app)
+
+
+@pytest.fixture
+def mailbox(app: Flask) -> Mailbox:
+    """Mails that were sent: `mailbox.to("ada@example.org").subject`."""
+    from ghost.testing.background import Mailbox
+
+    return Mailbox(app)
