@@ -1,0 +1,223 @@
+"""Failed log-ins of one account are counted, whoever makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from auth_steps import OTHER_PASSWORD, PASSWORD, Account, Api, at_once, token_in
+from flask import Flask
+
+from ghost.auth import throttle
+from ghost.auth.models import Throttle
+from ghost.database import db_manager
+from ghost.mail import Message
+
+LIMIT = 10
+
+
+def fail(api: Api, name: str, times: int = LIMIT) -> None:
+    for _ in range(times):
+        api.login(name, OTHER_PASSWORD, expect=401)
+
+
+def age(run_sql: Callable[..., list[Any]], seconds: int) -> None:
+    """Let time pass for every count."""
+    rows = run_sql(sa.select(Throttle.key, Throttle.expires_at))
+    for key, expires_at in rows:
+        run_sql(
+            sa.update(Throttle)
+            .where(Throttle.key == key)
+            .values(expires_at=expires_at - timedelta(seconds=seconds))
+        )
+
+
+@pytest.mark.parametrize("name", ["ada@example.org", "unknown@example.org", "unknown"])
+def test_after_ten_failures_even_the_right_password_has_to_wait(
+    api: Api, ada: Account, name: str
+) -> None:
+    fail(api, name)
+
+    answer = api.login(name, PASSWORD, expect=429)
+
+    assert answer.json["error"]["code"] == "rate_limited"
+    assert 890 <= int(answer.headers["Retry-After"]) <= 900
+    assert answer.headers["X-RateLimit-Limit"] == "10"
+    assert answer.headers["X-RateLimit-Remaining"] == "0"
+    assert int(answer.headers["X-RateLimit-Reset"]) > datetime.now(UTC).timestamp()
+
+
+def test_the_count_is_the_accounts_by_whichever_name(api: Api, ada: Account) -> None:
+    fail(api, "ada@example.org", LIMIT // 2)
+    fail(api, "ADA", LIMIT // 2)
+
+    api.login("Ada@Example.org", expect=429)
+    api.login("ada", expect=429)
+
+
+def test_an_unknown_name_is_counted_in_its_canonical_form(api: Api) -> None:
+    fail(api, "Nobody@example.org", LIMIT // 2)
+    fail(api, "nobody@EXAMPLE.org", LIMIT // 2)
+
+    api.login("nobody@example.org", expect=429)
+
+
+def test_the_count_is_one_for_all_sources(api: Api, ada: Account) -> None:
+    for number in range(LIMIT):
+        api.login(
+            "ada", OTHER_PASSWORD, expect=401, environ_base={"REMOTE_ADDR": f"192.0.2.{number}"}
+        )
+
+    api.login("ada", expect=429, environ_base={"REMOTE_ADDR": "198.51.100.1"})
+
+
+def test_other_accounts_and_live_sessions_go_on(
+    api: Api, ada: Account, register: Callable[..., Account]
+) -> None:
+    other = register()
+    fail(api, "ada")
+
+    assert api.is_logged_in(ada.access_token)
+    assert api.refresh(ada.refresh_token).status_code == 200
+    api.login(other.email)
+
+
+def test_the_wait_ends_with_the_window(
+    api: Api, ada: Account, run_sql: Callable[..., list[Any]]
+) -> None:
+    fail(api, "ada")
+    api.login("ada", expect=429)
+
+    age(run_sql, 901)
+
+    api.login("ada")
+    fail(api, "ada")
+    api.login("ada", expect=429)
+
+
+def test_right_log_ins_do_not_count_and_do_not_clear(api: Api, ada: Account) -> None:
+    fail(api, "ada", LIMIT - 1)
+    for _ in range(3):
+        api.login("ada")
+    fail(api, "ada", 1)
+
+    api.login("ada", expect=429)
+
+
+def test_of_forty_guesses_at_once_no_more_than_ten_learn_that_they_were_wrong(
+    api: Api, ada: Account, run_sql: Callable[..., list[Any]]
+) -> None:
+    body = {"email": "ada", "password": OTHER_PASSWORD}
+
+    answers = at_once(40, lambda _: api.post("/login", body).status_code)
+
+    assert answers.count(401) == LIMIT
+    assert answers.count(429) == 40 - LIMIT
+    assert run_sql(sa.select(Throttle.count))[0][0] >= LIMIT
+
+
+def test_a_right_guess_that_is_checked_while_the_limit_is_reached_learns_nothing(
+    api: Api, ada: Account, app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten failures come in while bcrypt works on the right password."""
+    from ghost.auth import services
+
+    verify = services.verify_password
+
+    def slowly(password: str, stored: str | None) -> bool:
+        result = verify(password, stored)
+        if password == PASSWORD:
+            monkeypatch.setattr(services, "verify_password", verify)
+            fail(api, "ada")
+        return result
+
+    monkeypatch.setattr(services, "verify_password", slowly)
+
+    api.login("ada", PASSWORD, expect=429)
+
+
+def test_a_completed_reset_lets_the_owner_in_again(
+    api: Api, ada: Account, new_mails: Callable[[], list[Message]]
+) -> None:
+    fail(api, "ada")
+    api.login("ada", expect=429)
+    new_mails()
+
+    api.post("/forgot-password", {"email": ada.email})
+    token = token_in(new_mails()[0])
+    api.post("/reset-password", {"token": token, "new_password": OTHER_PASSWORD})
+
+    api.login("ada", OTHER_PASSWORD)
+
+
+def test_wrong_current_passwords_count_too(api: Api, ada: Account) -> None:
+    body = {"current_password": "not the right one", "new_password": OTHER_PASSWORD}
+
+    answers = [
+        api.post("/change-password", body, token=ada.access_token).status_code
+        for _ in range(LIMIT + 1)
+    ]
+
+    assert answers == [422] * LIMIT + [429]
+    api.login("ada", expect=429)
+
+
+def test_the_limit_and_the_window_are_settings(
+    make_app: Callable[[Mapping[str, Any]], Flask], ada: Account
+) -> None:
+    strict = Api(make_app({"auth": {"throttle_failures": 2, "throttle_window": 60}}))
+
+    fail(strict, "ada", 2)
+    answer = strict.login("ada", expect=429)
+
+    assert int(answer.headers["Retry-After"]) <= 60
+
+
+def test_the_table_tells_no_addresses(
+    api: Api, ada: Account, run_sql: Callable[..., list[Any]]
+) -> None:
+    fail(api, "ada", 1)
+    fail(api, "nobody@example.org", 1)
+
+    assert all(len(key) == 64 for (key,) in run_sql(sa.select(Throttle.key)))
+
+
+def test_throttling_leaves_a_record(api: Api, ada: Account, events: list[dict[str, Any]]) -> None:
+    at_once(LIMIT + 5, lambda _: api.post("/login", {"email": "ada", "password": OTHER_PASSWORD}))
+
+    assert any("throttled" in event["message"] for event in events)
+
+
+def test_old_counts_are_cleaned_away(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throttle, "CLEAN_ONE_IN", 1)
+    with app.app_context(), db_manager.transaction() as connection:
+        for number in range(3):
+            throttle.count(connection, f"old {number}", -1)
+        throttle.count(connection, "new", 60)
+        left = connection.scalars(sa.select(Throttle.key)).all()
+
+    assert left == ["new"]
+
+
+def test_the_auth_limit_counts_per_source(
+    make_app: Callable[[Mapping[str, Any]], Flask], app: Flask
+) -> None:
+    limited = Api(make_app({"ratelimit": {"enabled": True, "auth": "3/minute"}}))
+    calls = {
+        "/register": {"email": "a@example.org", "password": "short"},
+        "/login": {"email": "nobody", "password": PASSWORD},
+        "/forgot-password": {"email": "a@example.org"},
+        "/reset-password": {"token": "x", "new_password": OTHER_PASSWORD},
+        "/verify-email": {"token": "x"},
+        "/resend-verification": {"email": "a@example.org"},
+    }
+    for path, body in calls.items():
+        answers = [limited.post(path, body) for _ in range(4)]
+
+        assert [answer.status_code == 429 for answer in answers] == [False] * 3 + [True], path
+        assert "Retry-After" in answers[-1].headers
+        elsewhere = limited.post(path, body, environ_base={"REMOTE_ADDR": "192.0.2.7"})
+        assert elsewhere.status_code != 429
