@@ -227,7 +227,7 @@ class Checks:
     def _probe_engine(self) -> Engine:
         """Return an engine beside the pool, with shorter limits, for PostgreSQL.
 
-        A full pool is no lost database, and a connection that a probe opens must not go on to
+        A full pool is no lost database, and a connection that a probe opened must not go on to
         serve requests with a probe's limits.
         """
         # In a test that rolls back, the engine is a connection; its own engine is meant.
@@ -237,14 +237,19 @@ class Checks:
         if self._engine is None:
             engine = sa.create_engine(usual.url, poolclass=NullPool, hide_parameters=True)
             guard(engine, self._config)
-            event.listen(engine, "connect", _limit, insert=True)
+            event.listen(engine, "connect", _limit_server)
+            event.listen(engine, "checkout", _limit_waiting)
             self._engine = engine
         return self._engine
 
 
-def _limit(connection: Any, _record: Any) -> None:
-    """Let this connection, and the server behind it, take a second for an answer at most."""
-    connection.wait_seconds = ANSWER_SECONDS
+def _limit_server(connection: Any, _record: Any) -> None:
+    """Let the server end what nobody waits for any more."""
     with connection.cursor() as cursor:
         cursor.execute(f"SET statement_timeout = {int(ANSWER_SECONDS * 1000)}")
     connection.commit()
+
+
+def _limit_waiting(connection: Any, _record: Any, _proxy: Any) -> None:
+    """Wait a second for an answer; after the usual limit of a checkout has been set."""
+    connection.wait_seconds = ANSWER_SECONDS
