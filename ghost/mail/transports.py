@@ -28,7 +28,7 @@ from ghost.jobs import Permanent
 from ghost.mail.messages import Message, ascii_domain
 
 # The whole of one delivery may take this many times the limit of a single step.
-OVERALL_FACTOR = 6
+OVERALL_FACTOR = 4
 MAX_WORDS_OF_SERVER = 300
 
 
@@ -234,7 +234,7 @@ class SmtpTransport:
 
     :param tls: "implicit", "starttls" or "none"; never less than what it says.
     :param ca: file of the only certificate authorities to trust; the system's when None.
-    :param timeout_seconds: for connecting, and again for each answer; six times this for the whole.
+    :param timeout_seconds: for connecting, and again for each answer; four times this for the whole.
     """
 
     host: str
