@@ -234,7 +234,7 @@ class SmtpTransport:
 
     :param tls: "implicit", "starttls" or "none"; never less than what it says.
     :param ca: file of the only certificate authorities to trust; the system's when None.
-    :param timeout_seconds: for connecting, and again for each answer; four times this for the whole.
+    :param timeout_seconds: for connecting, and for each answer; four times this for the whole.
     """
 
     host: str

@@ -1,14 +1,16 @@
 """The landing pages of mailed links: what they send, and what they show in a browser.
 
-The API behind them is a scripted one here: each of its answers is in api.md, and the pages have
-to make sense of all of them.
+The API behind them is a scripted one in most tests: the pages have to make sense of each answer
+that the real one may give. The last tests go the whole way, from the mail to the real API.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ from ghost.config import Config
 from ghost.extensions import State
 from ghost.http import SECURITY_HEADERS
 from ghost.responses import error_response
+from ghost.testing.background import Jobs, Mailbox
+from ghost.testing.clients import Client
 
 PAGES = ["/account/verify-email", "/account/reset-password"]
 TOKEN = "abc.DEF-123_~="
@@ -70,7 +74,7 @@ def site(tmp_path: Path) -> Site:
 
 
 @pytest.fixture
-def client(site: Site) -> FlaskClient:
+def visitor(site: Site) -> FlaskClient:
     return site.app.test_client()
 
 
@@ -78,8 +82,8 @@ def client(site: Site) -> FlaskClient:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_is_strict_and_not_kept(client: FlaskClient, path: str) -> None:
-    response = client.get(path)
+def test_a_page_is_strict_and_not_kept(visitor: FlaskClient, path: str) -> None:
+    response = visitor.get(path)
 
     assert response.status_code == 200
     assert response.headers["Content-Security-Policy"] == (
@@ -94,9 +98,9 @@ def test_a_page_is_strict_and_not_kept(client: FlaskClient, path: str) -> None:
 
 @pytest.mark.parametrize("path", PAGES)
 def test_a_page_has_no_inline_script_or_style_and_loads_nothing_from_elsewhere(
-    client: FlaskClient, path: str
+    visitor: FlaskClient, path: str
 ) -> None:
-    page = client.get(path).text
+    page = visitor.get(path).text
 
     assert page.count("<script") == page.count('<script src="/account/static/') == 1
     assert "<style" not in page
@@ -105,28 +109,28 @@ def test_a_page_has_no_inline_script_or_style_and_loads_nothing_from_elsewhere(
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_the_applications_name_is_escaped(client: FlaskClient, path: str) -> None:
-    page = client.get(path).text
+def test_the_applications_name_is_escaped(visitor: FlaskClient, path: str) -> None:
+    page = visitor.get(path).text
 
     assert "Acme &lt;b&gt;&amp; Söhne" in page
     assert "<b>" not in page
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_trailing_slash_makes_no_difference(client: FlaskClient, path: str) -> None:
-    assert client.get(path + "/").data == client.get(path).data
+def test_a_trailing_slash_makes_no_difference(visitor: FlaskClient, path: str) -> None:
+    assert visitor.get(path + "/").data == visitor.get(path).data
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_takes_no_other_method(client: FlaskClient, path: str) -> None:
-    assert client.post(path).status_code == 405
+def test_a_page_takes_no_other_method(visitor: FlaskClient, path: str) -> None:
+    assert visitor.post(path).status_code == 405
 
 
 @pytest.mark.parametrize(
     ("name", "mimetype"), [("account.js", "text/javascript"), ("account.css", "text/css")]
 )
-def test_script_and_style_are_served(client: FlaskClient, name: str, mimetype: str) -> None:
-    response = client.get(f"/account/static/{name}")
+def test_script_and_style_are_served(visitor: FlaskClient, name: str, mimetype: str) -> None:
+    response = visitor.get(f"/account/static/{name}")
 
     assert (response.status_code, response.mimetype) == (200, mimetype)
     assert response.headers["X-Content-Type-Options"] == "nosniff"
@@ -145,21 +149,30 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield started
 
 
+@contextmanager
+def serving(app: Flask, browser: Browser) -> Iterator[str]:
+    """Serve an application; no page of it may break a rule of its own policy."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    browser.problems.clear()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        browser.command("Emulation.setScriptExecutionDisabled", value=False)
+        browser.open("about:blank")
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert browser.problems == []
+
+
 @pytest.fixture
 def tab(browser: Browser, site: Site) -> Iterator[Browser]:
-    """The browser, with the site running; no page may break a rule of its own policy."""
-    server = make_server("127.0.0.1", 0, site.app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    site.url = f"http://127.0.0.1:{server.server_port}"
-    browser.problems.clear()
-    yield browser
-    browser.command("Emulation.setScriptExecutionDisabled", value=False)
-    browser.open("about:blank")
-    server.shutdown()
-    thread.join()
-    server.server_close()
-    assert browser.problems == []
+    """The browser, with the site running."""
+    with serving(site.app, browser) as url:
+        site.url = url
+        yield browser
 
 
 def press(tab: Browser) -> None:
@@ -362,3 +375,66 @@ class TestInChromium:
 
         assert tab.run("document.documentElement.scrollWidth") <= 320
         assert tab.run("document.querySelector('button').getBoundingClientRect().bottom") < 640
+
+
+# --- From the mail to the real API ----------------------------------------------------------------
+
+ADA = "ada@example.org"
+
+
+def path_in(text: str) -> str:
+    """The link of a mail without scheme and host: the test's server has a port of its own."""
+    found = re.search(r"^http://[^/]+(/account/\S+)$", text, re.MULTILINE)
+    assert found
+    return found[1]
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+class TestMailedLinks:
+    def test_a_mailed_link_confirms_the_address_once(
+        self, app: Flask, client: Client, jobs: Jobs, mailbox: Mailbox, browser: Browser
+    ) -> None:
+        registration = {"email": ADA, "password": "correct horse battery"}
+        answer = client.post("/api/v1/auth/register", json=registration)
+        access = {"Authorization": f"Bearer {answer.json['data']['access_token']}"}  # type: ignore[index]
+        jobs.run_all()
+        link = path_in(mailbox.to(ADA).text)
+
+        def is_verified() -> bool:
+            me = client.get("/api/v1/auth/me", headers=access).json
+            return bool(me["data"]["is_verified"])  # type: ignore[index]
+
+        with serving(app, browser) as url:
+            browser.open(url + link)
+            assert not is_verified()
+            press(browser)
+            assert "Your e-mail address is confirmed." in outcome(browser)
+            assert is_verified()
+            browser.open(url + link)
+            press(browser)
+            assert "This link was used already" in outcome(browser)
+
+    def test_a_mailed_link_sets_a_new_password(
+        self, app: Flask, client: Client, jobs: Jobs, mailbox: Mailbox, browser: Browser
+    ) -> None:
+        registration = {"email": ADA, "password": "correct horse battery"}
+        client.post("/api/v1/auth/register", json=registration)
+        jobs.run_all()
+        client.post("/api/v1/auth/forgot-password", json={"email": ADA})
+        jobs.run_all()
+
+        with serving(app, browser) as url:
+            browser.open(url + path_in(mailbox.to(ADA).text))
+            type_password(browser, "password123")
+            press(browser)
+            browser.wait_for("document.getElementById('new_password-error').textContent")
+            type_password(browser, " 馬 and a staple")
+            browser.wait_for("!document.querySelector('button').disabled")
+            press(browser)
+            assert "Your new password is set" in outcome(browser)
+
+        login = {"email": ADA, "password": "password123 馬 and a staple"}
+        assert client.post("/api/v1/auth/login", json=login).status_code == 200
+        jobs.run_all()
+        assert mailbox.to(ADA).subject == "Your Ghost password was changed"
