@@ -8,6 +8,7 @@ where imports stand in functions.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -120,14 +121,16 @@ def smtp_server(_smtp: SMTPServer) -> SMTPServer:
 
 
 @pytest.fixture(scope="session")
-def _database(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> TestDatabase:
+def _database(request: pytest.FixtureRequest) -> Iterator[TestDatabase]:
     from ghost.testing.databases import PostgreSQLDatabase, SQLiteDatabase
+    from ghost.testing.servers import make_scratch_folder
 
     if _database_name() == "postgresql":
-        return PostgreSQLDatabase(request.getfixturevalue("postgres"))
-    return SQLiteDatabase(tmp_path_factory.mktemp("database"))
+        yield PostgreSQLDatabase(request.getfixturevalue("postgres"))
+        return
+    folder = make_scratch_folder()
+    yield SQLiteDatabase(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

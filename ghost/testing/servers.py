@@ -47,7 +47,7 @@ class Server:
     stop_signal: ClassVar[str] = "TERM"
 
     def __init__(self, user: str | None = None) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="ghost-", dir=_scratch()))
+        self.folder = make_scratch_folder()
         self.user = user
         if user:
             shutil.chown(self.folder, user)
@@ -128,19 +128,17 @@ class Server:
                 os.kill(pid, number)
 
 
-def _scratch() -> str:
-    """Memory where there is enough of it, else the disk.
+def make_scratch_folder() -> Path:
+    """A folder for what a test run writes: in memory where there is enough of it, else on disk.
 
-    Not pytest's own folder: a socket's path may have at most 103 bytes (macOS; 107 on Linux), and
-    the server's user must get through to it.
+    Not pytest's own folder: a socket's path may have at most 103 bytes (macOS; 107 on Linux), the
+    server's user must get through to it, and a disk that others are busy with makes tests wait.
     """
-    try:
-        free = shutil.disk_usage("/dev/shm").free  # noqa: S108 (mkdtemp makes the folder)
-        if free > SCRATCH_BYTES and os.access("/dev/shm", os.W_OK):  # noqa: S108
-            return "/dev/shm"  # noqa: S108
-    except OSError:
-        pass
-    return "/tmp"  # noqa: S108
+    base = Path("/tmp")  # noqa: S108 (mkdtemp makes a folder that is ours alone)
+    memory = Path("/dev/shm")  # noqa: S108
+    if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > SCRATCH_BYTES:
+        base = memory
+    return Path(tempfile.mkdtemp(prefix="ghost-", dir=base))
 
 
 def _is_alive(pid: int) -> bool:
