@@ -27,6 +27,7 @@ MakeSink = Callable[..., Sink]
 MakeScripted = Callable[[Callable[[socket.socket], None]], Scripted]
 CA = f"ca={CERTIFICATES / 'ca.pem'}"
 TIMEOUT_SECONDS = 0.5
+SLACK_SECONDS = 3  # for a busy machine
 
 ADA, BOB, EVE = "ada@example.org", "bob@example.org", "eve@example.org"
 HELLO = Message(ADA, "Hello", "Hello, Ada.\n", "<p>Hello, Ada.</p>\n", message_id="<1@example.com>")
@@ -353,7 +354,7 @@ def test_a_server_that_never_answers_is_given_up_in_time(
     with pytest.raises(NotSent):
         deliver(HELLO)
 
-    assert limit_seconds - 0.1 <= time.monotonic() - begun < limit_seconds + 1
+    assert limit_seconds - 0.1 <= time.monotonic() - begun < limit_seconds + SLACK_SECONDS
 
 
 def test_a_server_that_falls_silent_in_the_data_is_given_up_in_time(
@@ -366,13 +367,13 @@ def test_a_server_that_falls_silent_in_the_data_is_given_up_in_time(
             connection.sendall(answer)
 
     configured(url=f"smtp://localhost:{make_scripted(serve).port}", timeout=TIMEOUT_SECONDS)
-    long = Message(ADA, "Long", "0123456789\n" * 1_000_000)
+    long = Message(ADA, "Long", ("0123456789" * 90 + "\n") * 10_000)
 
     begun = time.monotonic()
     with pytest.raises(NotSent, match=r"timed out|took too long"):
         deliver(long)
 
-    assert time.monotonic() - begun < OVERALL_FACTOR * TIMEOUT_SECONDS + 1
+    assert time.monotonic() - begun < OVERALL_FACTOR * TIMEOUT_SECONDS + SLACK_SECONDS
 
 
 def test_a_closed_port_and_an_unknown_host_are_for_a_later_attempt(configured: Configured) -> None:
