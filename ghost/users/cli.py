@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -70,7 +71,7 @@ def create_command(
         with db_manager.session():
             require_roles(roles)  # before anybody types a password twice
         if password_stdin:
-            password = click.get_text_stream("stdin").readline().removesuffix("\n")
+            password = sys.stdin.readline().removesuffix("\n")
         else:
             password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
         validate_password(password, email, username, full_name)

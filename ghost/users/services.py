@@ -118,7 +118,7 @@ class _Names(TypeDecorator[list[str]]):
 
 _users = User.__table__.c
 _role_names = (
-    sa.select(sa.func.aggregate_strings(UserRole.__table__.c.role_name, ","))
+    sa.select(joined(UserRole.__table__.c.role_name))
     .where(UserRole.__table__.c.user_id == _users.id)
     .correlate(User.__table__)
     .scalar_subquery()

@@ -11,11 +11,10 @@ import sqlalchemy as sa
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from ghost.auth.sessions import Client, open_session
-from ghost.auth.tokens import issue_pair
 from ghost.database import db
 from ghost.jobs.ledger import jobs
-from ghost.users import services
+from ghost.testing.clients import log_in
+from ghost.testing.factories import UserFactory
 from ghost.users.models import Role, RolePermission, User
 
 API = "/api/v1"
@@ -56,20 +55,12 @@ MakePerson = Callable[..., Person]
 
 
 @pytest.fixture
-def person(app: Flask) -> MakePerson:
+def person(app: Flask, make_user: UserFactory) -> MakePerson:
     """Make an account with roles and a session: `person("ADMIN", username="ada")`."""
-    numbers = iter(range(1, 10_000))
 
     def make(*roles: str, **values: Any) -> Person:
-        is_active = values.pop("is_active", True)
-        values.setdefault("email", f"person{next(numbers)}@example.org")
-        values.setdefault("is_verified", True)
-        with app.app_context():
-            user = services.add_user(roles=roles or ("USER",), **values)
-            user.is_active = is_active
-            session = open_session(user.id, user.session_epoch, Client("127.0.0.1", None))
-            db.session.commit()
-            return Person(app, user.id, issue_pair(session)["access_token"])
+        user = make_user(roles=roles or ("USER",), **values)
+        return Person(app, user.id, log_in(app, user)["access_token"])
 
     return make
 

@@ -559,9 +559,7 @@ def test_an_account_below_is_within_reach(
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_a_super_admin_may_act_on_another(
-    boss: Person, person: MakePerson, action: str
-) -> None:
+def test_a_super_admin_may_act_on_another(boss: Person, person: MakePerson, action: str) -> None:
     assert ACTIONS[action](boss, person("SUPER_ADMIN")).status_code in (200, 204)
 
 

@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -61,7 +62,7 @@ def test_two_super_admins_who_remove_each_other_leave_one(
     for _ in range(ROUNDS):
         first, second = person("SUPER_ADMIN"), person("SUPER_ADMIN")
 
-        statuses = at_once([lambda: remove(first, second), lambda: remove(second, first)])
+        statuses = at_once([partial(remove, first, second), partial(remove, second, first)])
 
         assert active_super_admins(app) == 1, statuses
         done = [status for status in statuses if status in (200, 204)]
@@ -80,9 +81,9 @@ def test_three_who_remove_each_other_in_a_circle_leave_one_at_least(
 
         statuses = at_once(
             [
-                lambda: REMOVALS["disable"](one, two),
-                lambda: REMOVALS["delete"](two, three),
-                lambda: REMOVALS["demote"](three, one),
+                partial(REMOVALS["disable"], one, two),
+                partial(REMOVALS["delete"], two, three),
+                partial(REMOVALS["demote"], three, one),
             ]
         )
 
@@ -134,9 +135,7 @@ def test_of_two_changes_from_the_same_version_one_wins(
 def test_one_address_makes_one_account_however_many_ask(app: Flask, admin: Person) -> None:
     for number in range(ROUNDS):
         email = f"Ada{number}@example.org"
-        statuses = at_once(
-            [lambda e=email: admin.post("/users", {"email": e}) for _ in range(4)]
-        )
+        statuses = at_once([lambda e=email: admin.post("/users", {"email": e}) for _ in range(4)])
 
         assert sorted(statuses) == [201, 409, 409, 409]
 
