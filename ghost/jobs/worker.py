@@ -7,12 +7,14 @@ on a queue is read as the id of a ledger row, and everything else comes from the
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import random
 import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -55,6 +57,10 @@ GRACE_SECONDS = 5.0
 # os._exit(0), or an interpreter that fails, must not look like one that was written down.
 _EXIT_CODES = {FINISHED: 100, RETRYING: 101, FAILED: 102, runner.LOST: 103}
 _OUTCOMES = {code: outcome for outcome, code in _EXIT_CODES.items()}
+
+# <linux/prctl.h>. Looked up here: little should happen between the fork and the call.
+_PR_SET_PDEATHSIG = 1
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 class Refused(RuntimeError):
@@ -390,9 +396,10 @@ class GhostWorker(Worker):
             db.engine.dispose()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+        parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._be_the_child(attempt)
+            self._be_the_child(attempt, parent)
         with suppress(OSError):  # the child does it too: whoever comes first
             os.setpgid(pid, pid)
         self._horse_pid = pid
@@ -411,11 +418,12 @@ class GhostWorker(Worker):
             )
             return runner.LOST
 
-    def _be_the_child(self, attempt: Claim) -> None:
+    def _be_the_child(self, attempt: Claim, parent: int) -> None:
         """Run the job and end this process, whatever happens."""
         code = 1
         try:
             os.setpgid(0, 0)
+            _end_with(parent)
             self._is_horse = True
             random.seed()
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -540,6 +548,25 @@ class _Child:
         """Kill the process and those that it started."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._pid, signal.SIGKILL)
+
+
+def _end_with(parent: int) -> None:
+    """Have this process killed when its parent is gone.
+
+    Nobody would renew its lease, and it would run on beside its own repetition.
+    """
+    if _prctl is not None:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(1)
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL_SECONDS)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
 def _describe_end(status: int) -> str:

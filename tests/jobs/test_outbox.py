@@ -92,9 +92,8 @@ def test_a_released_savepoint_sends_nothing_before_the_commit(session, ledger, q
 
 
 def test_a_rollback_after_a_released_savepoint_takes_its_job_too(session, ledger, queue):
-    with session.begin_nested():
-        with session.begin_nested():
-            samples.write.enqueue("x")
+    with session.begin_nested(), session.begin_nested():
+        samples.write.enqueue("x")
     session.rollback()
     session.commit()
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import FunctionType
 
 import pytest
@@ -11,9 +10,8 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.fixture(autouse=True)
-def _own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_functions", {})
-    yield
 
 
 def make(module: str, name: str = "send") -> FunctionType:
@@ -55,7 +53,7 @@ def test_a_job_can_have_a_name_of_its_own():
 def test_two_functions_of_one_name_are_refused():
     job(make("shop.jobs"))
 
-    with pytest.raises(ValueError, match="two functions claim the job name 'shop.send'"):
+    with pytest.raises(ValueError, match=r"two functions claim the job name 'shop\.send'"):
         job(name="shop.send")(make("shop.other"))
 
 

@@ -293,17 +293,9 @@ def test_waiting_jobs_can_be_run_without_a_worker(app, enqueue, out):
 
 
 def test_the_ledger_refuses_a_status_that_is_none(session):
-    session.add(
-        Job(
-            name="a",
-            queue="b",
-            args={},
-            status="done",
-            max_attempts=1,
-            timeout_seconds=1,
-            run_at=utcnow(),
-        )  # fmt: skip
-    )
+    values = {"max_attempts": 1, "timeout_seconds": 1, "run_at": utcnow()}
+    session.add(Job(name="a", queue="b", args={}, status="done", **values))
+
     with pytest.raises(sa.exc.IntegrityError, match="ck_jobs_status"):
         session.flush()
 
