@@ -32,7 +32,7 @@ from ghost.config_sections import (
     RedisSection,
     settings,
 )
-from ghost.config_sources import Key, Names, Sources, Word, find_root
+from ghost.config_sources import Key, Names, Sources, Word, find_root, printable
 from ghost.config_values import Kind, Mismatch, describe, is_loopback, mask_url, public_host
 
 _SECRET_NAME = re.compile("secret|passw|token|key|credential|private", re.IGNORECASE)
@@ -131,9 +131,11 @@ class Reading:
     def rows(self) -> Iterator[Row]:
         """List every key with its value and source, secrets masked."""
         for path, origin in self.origins.items():
-            name = ".".join(map(str, path))
+            name = printable(".".join(map(str, path)))
             if path not in self.values:
                 yield Row(name, "(wrong)", origin)
+            elif self.values[path] is None:
+                yield Row(name, None, origin)
             elif path in _KINDS:
                 yield Row(name, _KINDS[path].mask(self.values[path]), origin)
             else:
@@ -332,7 +334,7 @@ def current_config() -> Config:
 
 
 def _label(path: Key, word: Word) -> str:
-    return f"{'.'.join(map(str, path))} ({word.source})"
+    return f"{printable('.'.join(map(str, path)))} ({word.source})"
 
 
 def _freeze(value: Any) -> Any:

@@ -276,7 +276,8 @@ class Sources:
             elif len(key) > 1 and key[0] in self.names.sections and len(key) != 2:
                 self.mistakes.append(f"{label}: expected one key in a section, its value in JSON")
             elif len(key) > 1 or key[0] in self.names.lists:
-                words[key] = Word(variables[name], f"{place} {name}", is_text=True)
+                source = f"{place} {printable(name)}"
+                words[key] = Word(variables[name], source, is_text=True)
             elif near := self.names.find_near_variable(name):
                 self.mistakes.append(f"{label}: unknown variable; did you mean {near}?")
         # Last, so that within one source the short name beats the long one.
@@ -407,7 +408,7 @@ class _YamlLoader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, Any] = {}
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:

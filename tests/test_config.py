@@ -166,6 +166,14 @@ def test_the_short_names_are_known(load, name):
     assert config.source(key) == f"environment {name}"
 
 
+def test_a_name_with_control_characters_is_shown_without_them(mistakes, load):
+    [line] = mistakes(dotenv="GHOST_MAIL__\x1b[31m=x")
+    config = load(env={"GHOST_SHOP__\x07": "x"}, dotenv="")
+
+    assert line.isprintable()
+    assert all(row.name.isprintable() and row.source.isprintable() for row in config.rows())
+
+
 def test_a_short_name_beats_the_long_one_of_the_same_source(load):
     config = load(env={"LOG_LEVEL": "ERROR", "GHOST_LOGGING__LEVEL": "DEBUG"})
 
@@ -679,6 +687,17 @@ def test_an_algorithm_takes_its_own_keys(load, algorithm):
 
     assert config.auth.jwt_private_key == private
     assert "PRIVATE" not in repr(config)
+
+
+def test_keys_come_from_the_environment_as_json(load):
+    private, public = KEYS["EdDSA"]
+    env = {
+        "GHOST_AUTH__JWT_ALGORITHM": "EdDSA",
+        "GHOST_AUTH__JWT_PRIVATE_KEY": private,
+        "GHOST_AUTH__JWT_PUBLIC_KEYS": json.dumps({"2025": public}),
+    }
+
+    assert load(env=env).auth.jwt_public_keys == {"2025": public}
 
 
 WRONG_KEYS = {
