@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from auth_steps import OTHER_PASSWORD, PASSWORD, Account, Api, at_once, token_in
 from flask import Flask
 
-from ghost.auth import throttle
+from ghost.auth import services, throttle
 from ghost.auth.models import Throttle
 from ghost.database import db_manager
 from ghost.mail import Message
@@ -123,8 +123,6 @@ def test_a_right_guess_that_is_checked_while_the_limit_is_reached_learns_nothing
     api: Api, ada: Account, app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ten failures come in while bcrypt works on the right password."""
-    from ghost.auth import services
-
     verify = services.verify_password
 
     def slowly(password: str, stored: str | None) -> bool:
