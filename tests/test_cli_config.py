@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow  # each starts the flask command
+
 WSGI = """
 from types import SimpleNamespace
 from flask import Flask

@@ -20,6 +20,8 @@ from ghost.config import Config, ConfigError, current_config, get_config, set_co
 from ghost.config_sections import LISTS, SECTIONS, settings
 from ghost.config_sources import SHORT_NAMES
 
+pytestmark = pytest.mark.unit
+
 STRONG = "u8Rz3kQv0Lx7Yt2Wn5Bc9Md4Fg6Hj1Ps"
 OTHER_STRONG = "Zq4Wn8Ke2Rv6Ty0Ui3Op7As1Df5Gh9Jk"
 PRODUCTION = {

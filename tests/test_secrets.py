@@ -132,6 +132,7 @@ def test_a_folder_that_cannot_be_made_is_one_line_that_names_the_cure(load, tmp_
     assert "set SECRET_KEY and JWT_SECRET_KEY" in line
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_agree(tmp_path):
     script = (
         "import sys; from ghost.config import Config; from ghost.secrets import signing_key\n"
