@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from uuid import UUID
 
+import click
 import orjson
 from loguru import logger
 
@@ -673,6 +674,7 @@ _BRIDGED = (
 # At DEBUG SQLAlchemy writes the rows it reads, hashes included; `database.echo` asks for the
 # statements alone. The others tell of each packet.
 _QUIET = (
+    "alembic.runtime.plugins",
     "sqlalchemy",
     "urllib3",
     "asyncio",
@@ -720,7 +722,7 @@ def _bridge_standard_library(level_number: int) -> None:
 _lock = threading.Lock()
 _handler_ids: list[int] = []
 _settings: tuple[object, ...] | None = None
-_component: Component = "web"
+_component: Component | None = None
 _min_level = 0
 
 
@@ -731,7 +733,8 @@ def configure(config: Config, *, component: Component | None = None) -> None:
     leaves those of the application. Nothing is opened or written before the first line.
 
     :param component: names the log file, and for `cli` the stream: a command's own output is on
-        stdout, so that its log goes to stderr. None keeps what an earlier call said, else `web`.
+        stdout, so that its log goes to stderr. None keeps what an earlier call said, else it is
+        `cli` in a command of `flask` that does not serve, and `web` everywhere else.
     """
     global _component, _settings
     level = config.logging.level.upper()
@@ -741,7 +744,7 @@ def configure(config: Config, *, component: Component | None = None) -> None:
         _CAMEL.sub("_", name).lower().replace("-", "_") for name in config.logging.redact
     )
     with _lock:
-        _component = component or _component
+        _component = component or _component or _guess_component()
         settings = (level, style, folder, names, _component)
         if settings != _settings:
             _install(level, style, folder, names, _component)
@@ -749,6 +752,11 @@ def configure(config: Config, *, component: Component | None = None) -> None:
         _bridge_standard_library(logger.level(level).no)
         if config.env != "testing":  # there the test runner collects the warnings
             logging.captureWarnings(True)
+
+
+def _guess_component() -> Component:
+    is_command = click.get_current_context(silent=True) is not None
+    return "cli" if is_command and "run" not in sys.argv else "web"
 
 
 def _install(

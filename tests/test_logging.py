@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import orjson
 import pytest
 import sqlalchemy as sa
@@ -465,6 +466,26 @@ def test_the_component_survives_a_second_set_up_without_one(log: Log) -> None:
     logger.info("hello")
 
     assert [path.name for path in (log.folder / "logs").iterdir()] == ["worker.log"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stream"), [(["flask", "users", "list"], "err"), (["flask", "run"], "out")]
+)
+def test_a_flask_command_that_does_not_serve_logs_to_stderr(
+    log: Log,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    stream: str,
+) -> None:
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setattr(logging, "_component", None)
+
+    with click.Context(click.Command("flask")):
+        logging.configure(log.config(format="json"))
+    logger.info("hello")
+
+    assert "hello" in getattr(capsys.readouterr(), stream)
 
 
 def test_no_file_is_made_before_the_first_line(log: Log) -> None:

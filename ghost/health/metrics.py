@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from flask import Flask, Response, g, request
+from flask import Flask, Request, Response, g, request
 from prometheus_client import (
     REGISTRY,
     CollectorRegistry,
@@ -119,9 +119,10 @@ def init_app(app: Flask) -> None:
     @app.after_request
     def count(response: Response) -> Response:
         now = time.perf_counter()
-        rule = request.url_rule
+        asked: Request = request._get_current_object()  # type: ignore[attr-defined]
+        rule = asked.url_rule
         get_metrics().observe_request(
-            request.method,
+            asked.method,
             UNKNOWN_ROUTE if rule is None else rule.rule,
             response.status_code,
             now - g.get("started", now),

@@ -21,7 +21,7 @@ from ghost.health import metrics
 from ghost.health.checks import Checks, Outcome, Status
 from ghost.health.schemas import AliveSchema, DownSchema, HealthSchema
 from ghost.ratelimit import unlimited
-from ghost.responses import envelope, json_response
+from ghost.responses import dumps, envelope, json_response
 
 READINESS = ("database", "schema", "redis")
 # Without these nothing works; without the others something waits.
@@ -94,7 +94,8 @@ def live() -> Response:
 
     Nothing else is looked at: who restarts a process for a lost database makes it worse.
     """
-    return json_response(envelope(ALIVE))
+    # By hand, and with the whole content type: this is the route that is called most.
+    return Response(dumps(envelope(ALIVE)), content_type="application/json")
 
 
 @bp.get("/health/ready")
