@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from importlib import import_module
 from typing import Any
 
@@ -45,11 +46,15 @@ EXPOSED_HEADERS = (
 
 
 class Application(Flask):
-    """Flask, with a secret key that is made when it is first needed."""
+    """Flask, synchronous throughout, with a secret key that is made when it is first needed."""
 
-    @property
+    @cached_property
     def secret_key(self) -> str | bytes | None:  # type: ignore[override]
         return derived_key(self.extensions["ghost"].config, "flask")
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Leave every function as it is: none is a coroutine, and asking costs more than calling."""
+        return func
 
 
 def create_app(

@@ -24,6 +24,7 @@ from flask_sqlalchemy.session import Session as FlaskSession
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, ORMExecuteState, scoped_session
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 from sqlalchemy.types import TypeDecorator
@@ -131,11 +132,7 @@ def reading(engine: Engine) -> Engine:
     """The same engine and pool for reads: no BEGIN, so no lock on SQLite and no round trip."""
     twin = _reading.get(engine)
     if twin is None:
-        if engine.dialect.name == "sqlite":
-            twin = engine.execution_options(readonly=True)
-        else:
-            twin = engine.execution_options(isolation_level="AUTOCOMMIT")
-        _reading[engine] = twin
+        twin = _reading[engine] = engine.execution_options(readonly=True)
     return twin
 
 
@@ -334,6 +331,14 @@ def _guard_postgresql(engine: Engine, config: Config, limited: bool) -> None:
             paused_until = time.monotonic() + PAUSE_AFTER_FAILURE_SECONDS
             raise
 
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # An attribute of psycopg2's; SQLAlchemy's isolation level would cost two round trips.
+        options = connection.get_execution_options()
+        if "isolation_level" not in options:
+            raw: Any = connection.connection.dbapi_connection
+            raw.autocommit = options.get("readonly", False)
+
     @event.listens_for(engine, "checkout")
     def prepare(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
         """Pre-ping after an idle moment, with little patience; then wait as this caller may."""
@@ -385,6 +390,26 @@ def lock_row(statement: sa.Select[Any]) -> sa.Select[Any]:
     return statement.with_for_update()
 
 
+class joined(sa.sql.functions.GenericFunction[str]):  # noqa: N801 - it is used as a function
+    """Aggregate texts, with a comma between; None for no rows.
+
+    SQLAlchemy's `aggregate_strings` renders its separator anew at every execution.
+    """
+
+    type = sa.Text()
+    inherit_cache = True
+
+
+@compiles(joined, "postgresql")
+def _string_agg(element: joined, compiler: Any, **options: Any) -> str:
+    return f"string_agg({compiler.process(element.clauses, **options)}, ',')"
+
+
+@compiles(joined, "sqlite")
+def _group_concat(element: joined, compiler: Any, **options: Any) -> str:
+    return f"group_concat({compiler.process(element.clauses, **options)}, ',')"
+
+
 def dialect_insert(table: Any) -> Any:
     """INSERT with ON CONFLICT for the database at hand."""
     if current_app and db.engine.dialect.name == "sqlite":
@@ -403,6 +428,7 @@ __all__ = [
     "dialect_insert",
     "guard",
     "init_app",
+    "joined",
     "lock_row",
     "migration_engine",
     "reading",

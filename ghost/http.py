@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import re
 import time
-from typing import Any, NoReturn
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import flask
 from flask import Flask, Response, g, request
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from ghost.config import Config
 from ghost.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
 from ghost.logging import log_request, request_id_var, user_id_var
 from ghost.models import uuid7
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 MAX_JSON_DEPTH = 64
 MAX_INTEGER_DIGITS = 19
@@ -156,9 +161,45 @@ def refuse_query() -> None:
         )
 
 
+class AnswerHeaders:
+    """Adds the request id and the security headers to every answer that does not set its own.
+
+    Around the application, where the headers are a plain list: the same in an `after_request` costs
+    a tenth of a small answer.
+    """
+
+    def __init__(self, application: WSGIApplication, config: Config) -> None:
+        self.application = application
+        headers = SECURITY_HEADERS + ((HSTS,) if config.is_production else ())
+        self.headers = [(name.lower(), (name, value)) for name, value in headers]
+
+    def __call__(
+        self, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        """Answer one request."""
+
+        def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+            present = {name.lower() for name, _ in headers}
+            headers.append(("X-Request-ID", request_id_var.get() or ""))
+            headers.extend(pair for name, pair in self.headers if name not in present)
+            return start_response(status, headers, *more)
+
+        return self.application(environ, start)
+
+
+class LazySessions(SecureCookieSessionInterface):
+    """Flask's cookie sessions, for applications that use them; free for requests without cookies."""
+
+    def open_session(self, app: Flask, request: flask.Request) -> SecureCookieSession | None:
+        if "HTTP_COOKIE" not in request.environ:
+            return self.session_class()
+        return super().open_session(app, request)
+
+
 def init_app(app: Flask, config: Config) -> None:
     """Bind the request class, the proxies, the limits and the hooks of every request."""
     app.request_class = Request
+    app.session_interface = LazySessions()
     app.config["MAX_CONTENT_LENGTH"] = config.app.max_body
     app.config["TRUSTED_HOSTS"] = list(config.app.trusted_hosts) or None
     app.url_map.strict_slashes = False
@@ -168,7 +209,7 @@ def init_app(app: Flask, config: Config) -> None:
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
             app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=proxies
         )
-    headers = SECURITY_HEADERS + ((HSTS,) if config.is_production else ())
+    app.wsgi_app = AnswerHeaders(app.wsgi_app, config)  # type: ignore[method-assign]
 
     @app.before_request
     def begin() -> None:
@@ -177,15 +218,6 @@ def init_app(app: Flask, config: Config) -> None:
         valid = wanted is not None and _REQUEST_ID.match(wanted)
         request_id_var.set(wanted if valid else str(uuid7()))
         user_id_var.set(None)
-
-    @app.after_request
-    def finish(response: Response) -> Response:
-        answer = response.headers
-        answer["X-Request-ID"] = request_id_var.get() or ""
-        for name, value in headers:
-            if name not in answer:
-                answer[name] = value
-        return response
 
     @app.teardown_request
     def forget(_error: BaseException | None) -> None:
@@ -198,10 +230,13 @@ def log_requests(app: Flask) -> None:
 
     @app.after_request
     def log(response: Response) -> Response:
+        rule = request.url_rule
         log_request(
             request.method,
             request.path,
             response.status_code,
-            time.perf_counter() - g.get("started", time.perf_counter()),
+            time.perf_counter() - g.started,
+            request.remote_addr,
+            rule.rule if rule else None,
         )
         return response

@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from flask import Flask, request
+from flask import Flask, Response, request
 from flask_limiter import Limiter
 
 from ghost.access import identity
@@ -67,6 +67,14 @@ def init_app(app: Flask, config: Config) -> Limiter | None:
         return None
     uri = settings.storage or config.redis.url or "memory://"
     on_redis = not uri.startswith("memory")
+
+    @app.after_request
+    def keep_retry_after_for_refusals(response: Response) -> Response:
+        """Flask-Limiter tells every caller when to come again; only the refused have to."""
+        if response.status_code not in (429, 503):
+            response.headers.pop("Retry-After", None)
+        return response
+
     limiter = Limiter(
         key_func=caller_or_source,
         app=app,

@@ -13,19 +13,19 @@ from ghost import access
 from ghost.access import USER, Caller
 from ghost.auth import tokens
 from ghost.auth.models import Session
-from ghost.database import db_manager
+from ghost.database import db_manager, joined
 from ghost.errors import GhostError, TokenInvalid, TokenRevoked, Unauthorized
 from ghost.models import utcnow
 from ghost.users.models import RolePermission, User, UserRole
 
 _roles = (
-    sa.select(sa.func.aggregate_strings(UserRole.role_name, ","))
+    sa.select(joined(UserRole.role_name))
     .where(UserRole.user_id == User.id)
     .correlate(User)
     .scalar_subquery()
 )
 _granted = (
-    sa.select(sa.func.aggregate_strings(RolePermission.permission, ","))
+    sa.select(joined(RolePermission.permission))
     .outerjoin(
         UserRole,
         (UserRole.role_name == RolePermission.role_name) & (UserRole.user_id == User.id),

@@ -12,7 +12,7 @@ from sqlalchemy.orm import lazyload
 from sqlalchemy.types import TypeDecorator
 
 from ghost.access import SUPER_ADMIN, USER, Caller
-from ghost.database import db, lock_row
+from ghost.database import db, joined, lock_row
 from ghost.errors import Conflict, Forbidden, NotFound
 from ghost.models import searched, utcnow
 from ghost.schemas import canonical_email
