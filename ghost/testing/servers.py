@@ -82,7 +82,7 @@ class Server:
         self.pid = int(self._watch.stdout.readline())
         deadline = time.monotonic() + START_SECONDS
         while not self.is_ready():
-            if time.monotonic() > deadline or not _is_alive(self.pid):
+            if time.monotonic() > deadline or _has_ended(self.pid):
                 words = (self.folder / "log").read_text(errors="replace")[-2000:]
                 self.stop()
                 raise ServerUnavailable(f"{self.command()[0]} did not start:\n{words}")
@@ -141,12 +141,10 @@ def make_scratch_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="ghost-", dir=base))
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def _has_ended(pid: int) -> bool:
+    """Tell whether a process is gone, or only waits to be noticed by its parent."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return not state.stdout.strip() or state.stdout.lstrip().startswith("Z")
 
 
 def _family(pid: int) -> list[int]:
@@ -176,7 +174,7 @@ class PostgreSQL(Server):
         self._count = 0
         self._initialise()
         for attempt in range(3):  # another process may take the port between choosing and using
-            self.port = _free_port()
+            self.port = free_port()
             try:
                 self.start()
                 return
@@ -287,7 +285,8 @@ def _unprivileged_user() -> str | None:
         return "nobody"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of the loopback address that nobody has at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -8,11 +8,12 @@ import threading
 import time
 from dataclasses import dataclass
 from email.message import EmailMessage
-from typing import Any
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope
 from aiosmtpd.smtp import Session as SMTPSession
+
+from ghost.testing.servers import free_port
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,9 @@ class SMTPServer:
     def __init__(self) -> None:
         self.messages: list[ReceivedMail] = []
         self._arrived = threading.Condition()
-        self._controller = Controller(self, hostname="127.0.0.1", port=0)
+        self.port = free_port()  # aiosmtpd 1.4.6 does not start on port 0
+        self._controller = Controller(self, hostname="127.0.0.1", port=self.port)
         self._controller.start()
-        listening: Any = self._controller.server  # an asyncio.Server
-        self.port: int = listening.sockets[0].getsockname()[1]
         self.url = f"smtp://127.0.0.1:{self.port}"
 
     async def handle_DATA(  # aiosmtpd's name
