@@ -6,17 +6,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from ghost.database import db_manager
-from ghost.jobs.models import QUEUED, WAITING, Job
+from ghost.jobs.models import QUEUED, SCHEDULED, WAITING, Job
 from ghost.jobs.transport import Entry
 
 WAIT_SECONDS = 5.0
 
 jobs: Any = Job.__table__
+# As text: an IN with parameters is expanded anew at each execution.
+is_waiting = sa.text(f"jobs.status IN ({', '.join(map(repr, WAITING))})")
 
 
 @contextmanager
@@ -39,34 +42,43 @@ def ledger() -> Iterator[Connection]:
             raw.wait_seconds = usual
 
 
+def _mark(condition: sa.ColumnElement[bool]) -> sa.Update:
+    return (
+        sa.update(jobs)
+        .where(condition, jobs.c.attempts == sa.bindparam("before"), is_waiting)
+        .values(
+            sent_at=sa.bindparam("now"),
+            status=sa.case((jobs.c.status == SCHEDULED, QUEUED), else_=jobs.c.status),
+        )
+    )
+
+
+_mark_one = _mark(jobs.c.id == sa.bindparam("key"))
+_mark_many = _mark(jobs.c.id.in_(sa.bindparam("keys", expanding=True)))
+# For this one statement the commit doesn't wait for the disk: a mark that a crash loses is only
+# sent again.
+_without_waiting = sa.func.set_config("synchronous_commit", "off", True).is_not(None)
+_postgresql_mark_one = _mark_one.where(_without_waiting)
+_postgresql_mark_many = _mark_many.where(_without_waiting)
+
+
 def mark_sent(entries: Sequence[Entry], now: datetime) -> None:
     """Note that RQ has these entries.
 
     Only for the attempt that was sent: a worker may have run it already, and a mark on the row of
     a job that is to be repeated would keep that repetition from being sent.
     """
-    by_attempt: dict[int, list[Any]] = {}
+    by_attempt: dict[int, list[UUID]] = {}
     for entry in entries:
         by_attempt.setdefault(entry.attempt, []).append(entry.job_id)
     with ledger() as connection:
+        if connection.dialect.name == "postgresql":
+            one, many = _postgresql_mark_one, _postgresql_mark_many
+        else:
+            one, many = _mark_one, _mark_many
         for attempt, ids in by_attempt.items():
-            connection.execute(
-                sa.update(jobs)
-                .where(
-                    jobs.c.id.in_(ids),
-                    jobs.c.attempts == attempt - 1,
-                    jobs.c.status.in_(WAITING),
-                    *_without_waiting_for_the_disk(connection),
-                )
-                .values(
-                    sent_at=now,
-                    status=sa.case((jobs.c.status == "scheduled", QUEUED), else_=jobs.c.status),
-                )
-            )
-
-
-def _without_waiting_for_the_disk(connection: Connection) -> list[sa.ColumnElement[bool]]:
-    """Let this one statement's commit not wait: a mark that a crash loses is only sent again."""
-    if connection.dialect.name != "postgresql":
-        return []
-    return [sa.func.set_config("synchronous_commit", "off", True).is_not(None)]
+            values = {"before": attempt - 1, "now": now}
+            if len(ids) == 1:  # nearly always, and then without building the statement anew
+                connection.execute(one, {**values, "key": ids[0]})
+            else:
+                connection.execute(many, {**values, "keys": ids})

@@ -22,8 +22,8 @@ from ghost.config import current_config
 from ghost.database import db
 from ghost.jobs import registry
 from ghost.jobs.context import RunningJob, running_job_var
-from ghost.jobs.ledger import jobs, ledger
-from ghost.jobs.models import FAILED, FINISHED, QUEUED, RETRYING, STARTED, WAITING
+from ghost.jobs.ledger import is_waiting, jobs, ledger
+from ghost.jobs.models import FAILED, FINISHED, QUEUED, RETRYING, STARTED
 from ghost.jobs.retries import Permanent, after_failure
 from ghost.jobs.signals import job_failed, job_finished
 from ghost.logging import job_id_var, logger, redact_text, request_id_var, user_id_var
@@ -54,7 +54,7 @@ _claim = (
     .where(
         jobs.c.id == sa.bindparam("key"),
         jobs.c.attempts == sa.bindparam("before"),
-        jobs.c.status.in_(WAITING),
+        is_waiting,
         sa.or_(jobs.c.status == QUEUED, jobs.c.run_at <= sa.bindparam("latest")),
     )
     .values(
@@ -305,7 +305,7 @@ def run_waiting(*, limit: int = 1000) -> list[tuple[str, str]]:
         with ledger() as connection:
             row = connection.execute(
                 sa.select(jobs.c.id, jobs.c.name, jobs.c.attempts)
-                .where(jobs.c.status.in_(WAITING), jobs.c.run_at <= utcnow())
+                .where(is_waiting, jobs.c.run_at <= utcnow())
                 .order_by(jobs.c.run_at, jobs.c.id)
                 .limit(1)
             ).first()

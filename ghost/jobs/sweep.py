@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from ghost.config import current_config
-from ghost.jobs.ledger import jobs, ledger, mark_sent
+from ghost.jobs.ledger import is_waiting, jobs, ledger, mark_sent
 from ghost.jobs.models import (
     CANCELED,
     FAILED,
@@ -25,7 +25,6 @@ from ghost.jobs.models import (
     QUEUED,
     RETRYING,
     STARTED,
-    WAITING,
     Lease,
 )
 from ghost.jobs.runner import Claim, settle
@@ -146,7 +145,7 @@ class Sweeper:
                         *_has_no_end,
                         jobs.c.sent_at.is_(None),
                         jobs.c.run_at <= now,
-                        jobs.c.status.in_(WAITING),
+                        is_waiting,
                         sa.or_(
                             jobs.c.status != QUEUED,
                             jobs.c.updated_at <= now - timedelta(seconds=grace_seconds),
