@@ -47,30 +47,32 @@ def send_email_changed(user_id: UUID, former_email: str) -> None:
 def mail_token(user: User, template: str, purpose: str, lifetime_seconds: int) -> None:
     """Issue a token for an account and mail it to its address, in the job that is running.
 
-    Commits: the link works before it is in a mail, and no transaction waits for the mail server.
-    Nothing is sent when the job runs again after the token was used or replaced.
+    Commits, as `mail_notice` does. Nothing is sent when the job runs again after the token was used
+    or replaced.
 
     :param user: with its row locked.
     """
     token = tokens.issue(
         user.id, user.email, user.session_epoch, purpose, lifetime_seconds, job_id=current_job.id
     )
-    context = {
-        "full_name": user.full_name,
-        "link": tokens.link_of(token),
-        "code": tokens.code_of(token),
-        "expires": duration(lifetime_seconds),
-    }
-    address, is_live = user.email, token.is_live
-    db.session.commit()
-    if is_live:
-        mail_notice(address, template, context)
+    if token.is_live:
+        context = {
+            "full_name": user.full_name,
+            "link": tokens.link_of(token),
+            "code": tokens.code_of(token),
+            "expires": duration(lifetime_seconds),
+        }
+        mail_notice(user.email, template, context)
 
 
 def mail_notice(address: str, template: str, context: Mapping[str, Any]) -> None:
-    """Render and send a mail, with the same Message-ID in each attempt of the running job."""
+    """Render and send a mail, with the same Message-ID in each attempt of the running job.
+
+    Commits in between: a link works before it is in a mail, and no transaction waits for the mail
+    server.
+    """
     subject, text, html = render(template, context)
-    db.session.commit()  # what was read for the mail needs no transaction while it is sent
+    db.session.commit()
     deliver(
         Message(
             to=[address],
