@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MAX_JSON_DEPTH = 64
 MAX_INTEGER_DIGITS = 19
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 
@@ -201,7 +202,8 @@ def init_app(app: Flask, config: Config) -> None:
     app.request_class = Request
     app.session_interface = LazySessions()
     app.config["MAX_CONTENT_LENGTH"] = config.app.max_body
-    app.config["TRUSTED_HOSTS"] = list(config.app.trusted_hosts) or None
+    if config.app.trusted_hosts:  # probes come from this machine, by address
+        app.config["TRUSTED_HOSTS"] = [*config.app.trusted_hosts, *LOOPBACK]
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     proxies = config.app.trusted_proxies
