@@ -142,6 +142,7 @@ def schema_state(engine: Engine) -> SchemaState:
 
 
 def _current(connection: Connection) -> set[str]:
+    """Ids that the database is at; an autocommit connection, since the query may fail."""
     try:
         return set(connection.scalars(sa.text("SELECT version_num FROM alembic_version")))
     except sa.exc.DBAPIError:
@@ -353,7 +354,7 @@ def _own_history() -> None:
 def _own_history_and_schema() -> None:
     """Also bring a database that has nothing in it yet to where the comparison starts."""
     _own_history()
-    with db.engine.connect() as connection:
+    with reading(db.engine).connect() as connection:
         if _current(connection):
             return
     command.upgrade(current_app.extensions["migrate"].migrate.get_config(), "head")
