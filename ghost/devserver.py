@@ -185,6 +185,8 @@ class Supervisor:
             environment["REDIS_URL"] = self._server.url
             self._start_redis(self._server)
         self._migrate(environment)
+        if self._redis is not None and self._server is not None:
+            self._wait_for_redis(self._redis, self._server)
         python = sys.executable
         self._api = self._part(
             "api",
@@ -264,18 +266,17 @@ class Supervisor:
         return listener
 
     def _start_redis(self, server: EmbeddedServer) -> None:
-        """Start the embedded server and wait until it answers.
-
-        :raises DevServerError: it ends, or does not answer in time.
-        """
         server.prepare()
         self._redis = self._part("redis", server.command, os.environ)
         self._redis.is_quiet = True
         self._redis.start()
-        self._wait_for_redis(self._redis, server)
         self.output.line("redis", f"{server.program} on {server.socket}")
 
     def _wait_for_redis(self, part: Part, server: EmbeddedServer) -> None:
+        """Wait until the embedded server answers.
+
+        :raises DevServerError: it has ended, or does not answer in time.
+        """
         deadline = time.monotonic() + SERVER_READY_SECONDS
         while not server.answers():
             if not part.is_running or time.monotonic() > deadline:

@@ -54,10 +54,11 @@ def format_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-config = load_config()
-logging.configure(config, component="web")
+# Not "config": as `--config python:ghost.server` gunicorn takes every name that it knows.
+ghost_config = load_config()
+logging.configure(ghost_config, component="web")
 
-bind = format_address(config.app.host, config.app.port)
+bind = format_address(ghost_config.app.host, ghost_config.app.port)
 workers = count_workers()
 # Threads and nothing else: Ghost is synchronous, and a slow or long connection takes one thread.
 # The database's pool (10, and 20 more) has a connection for each of them and to spare.
@@ -89,7 +90,7 @@ logger_class = logging.GunicornLogger
 
 def on_starting(server: Any) -> None:
     """Give the workers an empty folder to count into, before the first one is there."""
-    metrics.prepare_multiprocess_dir(config)
+    metrics.prepare_multiprocess_dir(ghost_config)
 
 
 def child_exit(server: Any, worker: Any) -> None:

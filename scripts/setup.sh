@@ -43,9 +43,10 @@ if ! is_new_enough "$venv/bin/python" || ! "$venv/bin/python" -m pip --version >
     "$python" -m venv --clear "$venv"
 fi
 
+# Compiling all of it takes longer than compiling what is imported, when it is.
 echo "Installing the packages of requirements.lock"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
-"$venv/bin/python" -m pip install --quiet --require-hashes -r requirements.lock
+"$venv/bin/python" -m pip install --quiet --no-compile --require-hashes -r requirements.lock
 # The build backend comes from the lock too, so nothing unpinned is fetched here.
 "$venv/bin/python" -m pip install --quiet --no-deps --no-build-isolation --editable .
 touch "$stamp"
