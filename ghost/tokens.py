@@ -23,7 +23,6 @@ from ghost.models import Model, utcnow, uuid7
 from ghost.secrets import derived_key
 
 VERIFY_EMAIL, RESET_PASSWORD, INVITATION = "verify-email", "reset-password", "invitation"
-CODE_TRIES = 5
 
 _ID_BYTES, _MAC_BYTES = 16, 32
 _TEXT_LENGTH = (_ID_BYTES + _MAC_BYTES) * 4 // 3
@@ -42,7 +41,6 @@ class MailedToken(Model):
     purpose: Mapped[str] = mapped_column(sa.String(20))
     email: Mapped[str] = mapped_column(sa.String(254))
     epoch: Mapped[int]
-    attempts: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     expires_at: Mapped[datetime] = mapped_column(index=True)
     used_at: Mapped[datetime | None]
@@ -106,7 +104,7 @@ def text_of(row: MailedToken) -> str:
 
 
 def code_of(row: MailedToken) -> str:
-    """Six digits for people who can't follow the link; guesses at it are counted."""
+    """Six digits for people who can't follow the link; a million is few, so tries are counted."""
     number = int.from_bytes(_mac(row, "mailed-code")[:8], "big")
     return f"{number % 1_000_000:06}"
 
@@ -151,30 +149,24 @@ def use(row: MailedToken) -> None:
         raise TokenUsed
 
 
-def check_code(user_id: UUID | None, code: str, purpose: str) -> MailedToken:
-    """Compare a code with the user's live token, and count the try for good.
-
-    The count is a transaction of its own, so a refused request doesn't give the try back: call
-    this before the session has a transaction. `use` the token afterwards.
-
-    :param user_id: None does the same work.
-    :raises TokenUsed: the code is wrong, five tries are over, or there is no live token.
-    """
+def find_live(user_id: UUID, purpose: str) -> MailedToken | None:
+    """A user's live token of one purpose, read beside the session, to compare a code with."""
     live = (
-        (_table.c.user_id == (user_id or uuid7()))
+        (_table.c.user_id == user_id)
         & (_table.c.purpose == purpose)
         & _table.c.used_at.is_(None)
         & (_table.c.expires_at > utcnow())
-        & (_table.c.attempts < CODE_TRIES)
     )
-    with db_manager.transaction() as connection:
-        found = connection.execute(
-            sa.update(_table).where(live).values(attempts=_table.c.attempts + 1).returning(_table)
-        ).first()
-    row = _model(found) if found else MailedToken(user_id=uuid7(), purpose="", email="", epoch=0)
-    if not hmac.compare_digest(code_of(row).encode(), code.encode()) or found is None:
-        raise TokenUsed
-    return row
+    with db_manager.connection() as connection:
+        found = connection.execute(sa.select(_table).where(live)).first()
+    return _model(found) if found else None
+
+
+def is_code_of(row: MailedToken | None, code: str) -> bool:
+    """Compare a code with a token's, in the same time for None; the caller counts the tries."""
+    compared = row or MailedToken(user_id=uuid7(), purpose="", email="", epoch=0)
+    is_right = hmac.compare_digest(code_of(compared).encode(), code.encode())
+    return is_right and row is not None
 
 
 def _checked(

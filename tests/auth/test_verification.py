@@ -11,8 +11,8 @@ from auth_steps import Account, Api, at_once, code_in, token_in
 from flask import Flask
 
 from ghost import signals
+from ghost.auth.models import Throttle
 from ghost.mail import Message
-from ghost.tokens import MailedToken
 
 NewMails = Callable[[], list[Message]]
 
@@ -95,7 +95,9 @@ def test_guesses_at_once_have_five_tries_between_them(
 
     at_once(16, lambda _: api.post("/verify-email", guess).status_code)
 
-    assert run_sql(sa.select(MailedToken.attempts)) == [(5,)]
+    assert run_sql(sa.select(Throttle.count)) == [(16,)]
+    right = api.post("/verify-email", {"email": ada.email, "code": code_in(mail)})
+    assert right.status_code == 410
 
 
 def test_a_code_is_for_its_own_account(
