@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ghost import fields as fields
     from ghost.access import current_user as current_user
     from ghost.access import login_required as login_required
     from ghost.access import permissions_required as permissions_required
@@ -75,11 +76,13 @@ _PUBLIC = {
     "ghost.signals": ("password_changed", "user_registered", "user_verified"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
-__all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605
+__all__ = sorted([*_HOME, "__version__", "fields"])
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name from its module. See PEP 562."""
+    if name == "fields":  # the whole module is public
+        return import_module("ghost.fields")
     if name not in _HOME:
         raise AttributeError(f"module 'ghost' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_HOME[name]), name)

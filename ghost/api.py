@@ -20,10 +20,11 @@ from ghost.access import Access, declare_permissions
 from ghost.config import Config
 from ghost.database import db
 from ghost.errors import GhostError, PreconditionFailed, ValidationFailed
+from ghost.fields import Boolean, DateTime, Integer, Text
 from ghost.http import refuse_query
 from ghost.models import counted, narrow, ordered, searched
 from ghost.responses import envelope, json_response, page_facts
-from ghost.schemas import Boolean, DateTime, Dumper, Integer, PageQuery, Schema, Text, dumper
+from ghost.schemas import Dumper, PageQuery, Schema, dumper
 
 API_PREFIX = "/api/v1"
 JSON_METHODS = frozenset({"post", "put", "patch"})

@@ -7,7 +7,8 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields, validate
 
-from ghost.schemas import UUID, Boolean, DateTime, Email, Schema, Secret, Text
+from ghost.fields import UUID, Boolean, DateTime, Email, Secret, Text
+from ghost.schemas import Schema
 from ghost.users.schemas import FullName, Username, UserSchema
 
 

@@ -10,8 +10,8 @@ from flask import Flask, has_app_context
 
 from ghost.access import USER
 from ghost.database import db
+from ghost.fields import canonical_email
 from ghost.passwords import hash_password
-from ghost.schemas import canonical_email
 from ghost.users.models import Role, RolePermission, User
 from ghost.users.services import add_user
 

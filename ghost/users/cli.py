@@ -16,8 +16,8 @@ from sqlalchemy.exc import DBAPIError
 from ghost.access import SUPER_ADMIN, USER
 from ghost.database import db, db_manager
 from ghost.errors import GhostError, NotFound
+from ghost.fields import Email
 from ghost.passwords import hash_password, validate_password
-from ghost.schemas import Email
 from ghost.users import services
 from ghost.users.models import User
 from ghost.users.roles import require_other_super_admin, require_roles

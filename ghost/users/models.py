@@ -15,7 +15,7 @@ from ghost.models import AuditMixin, Model, SoftDeleteMixin, TimestampMixin, Ver
 class User(VersionMixin, AuditMixin, SoftDeleteMixin, TimestampMixin, Model):
     """An account.
 
-    `email` is in its canonical form (`ghost.schemas.canonical_email`), `username` keeps the
+    `email` is in its canonical form (`ghost.fields.canonical_email`), `username` keeps the
     letters that its owner chose; `username_key` is what is compared. Both are unique also against
     soft-deleted accounts.
     """

@@ -8,7 +8,8 @@ import marshmallow as ma
 from marshmallow import fields, validate
 
 from ghost.access import BUILT_IN_ROLES, SUPER_ADMIN, USER, declared_permissions
-from ghost.schemas import UUID, Boolean, DateTime, Email, List, PageQuery, Schema, Text
+from ghost.fields import UUID, Boolean, DateTime, Email, List, Text
+from ghost.schemas import PageQuery, Schema
 from ghost.users.models import Role
 from ghost.users.names import RESERVED_USERNAMES, ROLE_NAME, USERNAME, username_key
 
@@ -117,10 +118,11 @@ class RoleSchema(Schema):
     description = fields.String(required=True)
     permissions = fields.Method(
         "effective_permissions",
+        required=True,
         metadata={"type": "array", "items": {"type": "string"}, "example": ["users:read"]},
     )
     is_built_in = fields.Function(
-        lambda role: role.name in BUILT_IN_ROLES, metadata={"type": "boolean"}
+        lambda role: role.name in BUILT_IN_ROLES, required=True, metadata={"type": "boolean"}
     )
     created_at = DateTime(required=True)
     updated_at = DateTime(required=True)

@@ -14,8 +14,8 @@ from sqlalchemy.types import TypeDecorator
 from ghost.access import SUPER_ADMIN, USER, Caller
 from ghost.database import db, joined, lock_row
 from ghost.errors import Conflict, Forbidden, NotFound
+from ghost.fields import canonical_email
 from ghost.models import searched, utcnow
-from ghost.schemas import canonical_email
 from ghost.users.jobs import send_email_changed, send_invitation, send_verification
 from ghost.users.models import User, UserRole
 from ghost.users.names import USERNAME, username_key
