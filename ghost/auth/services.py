@@ -30,7 +30,6 @@ from ghost.errors import (
     ValidationFailed,
 )
 from ghost.fields import canonical_email
-from ghost.fields import canonical_email
 from ghost.logging import logger
 from ghost.models import utcnow, uuid7
 from ghost.passwords import cost_of, hash_password, validate_password, verify_password
