@@ -19,6 +19,28 @@ from ghost.users.schemas import AssignedRoles, NewUser, UserChanges, UserQuery, 
 
 bp = Blueprint("users", __name__, url_prefix="/users", description="Accounts, for administrators.")
 
+documents_if_match = bp.doc(
+    parameters=[
+        {
+            "in": "header",
+            "name": "If-Match",
+            "description": "The `ETag` that the change is meant for; 412 when it is another now.",
+            "schema": {"type": "string"},
+        }
+    ]
+)
+documents_if_none_match = bp.doc(
+    parameters=[
+        {
+            "in": "header",
+            "name": "If-None-Match",
+            "description": "An `ETag`; 304 without a body when it is still that.",
+            "schema": {"type": "string"},
+        }
+    ],
+    responses={"304": {"description": "Not Modified"}},
+)
+
 
 @bp.get("/")
 @permissions_required("users:read")
@@ -52,6 +74,7 @@ def create_user(data: dict[str, Any]) -> APIResponse:
 @bp.get("/<uuid:user_id>")
 @permissions_required("users:read")
 @bp.errors(NotFound)
+@documents_if_none_match
 @bp.response(200, UserSchema)
 def get_user(user_id: UUID) -> APIResponse:
     """Get one account.
@@ -65,6 +88,7 @@ def get_user(user_id: UUID) -> APIResponse:
 @bp.patch("/<uuid:user_id>")
 @permissions_required("users:write")
 @bp.errors(Forbidden, NotFound, Conflict, PreconditionFailed)
+@documents_if_match
 @bp.arguments(UserChanges)
 @bp.response(200, UserSchema)
 def update_user(data: dict[str, Any], user_id: UUID) -> APIResponse:
@@ -84,6 +108,7 @@ def update_user(data: dict[str, Any], user_id: UUID) -> APIResponse:
 @bp.delete("/<uuid:user_id>")
 @permissions_required("users:write")
 @bp.errors(Forbidden, NotFound, Conflict, PreconditionFailed)
+@documents_if_match
 @bp.response(204)
 def delete_user(user_id: UUID) -> None:
     """Delete an account.
@@ -114,6 +139,7 @@ def restore_user(user_id: UUID) -> APIResponse:
 @bp.put("/<uuid:user_id>/roles")
 @permissions_required("roles:write")
 @bp.errors(Forbidden, NotFound, Conflict, PreconditionFailed)
+@documents_if_match
 @bp.arguments(AssignedRoles)
 @bp.response(200, UserSchema)
 def set_roles(data: dict[str, Any], user_id: UUID) -> APIResponse:
