@@ -48,6 +48,20 @@ def test_a_created_account_is_answered_stored_and_invited(
     assert admin.get(f"/users/{data['id']}").json["data"] == data
 
 
+def test_a_repeated_request_makes_one_account_and_one_invitation(
+    admin: Person, enqueued: Enqueued
+) -> None:
+    key = {"Idempotency-Key": "once"}
+
+    first = admin.post("/users", {"email": "ada@example.org"}, headers=key)
+    second = admin.post("/users", {"email": "ada@example.org"}, headers=key)
+
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert first.json["data"] == second.json["data"]
+    assert second.headers["Location"] == first.headers["Location"]
+    assert len(enqueued()) == 1
+
+
 @pytest.mark.parametrize("email", ["ADA@example.org", "ada@EXAMPLE.org", "ada@example.org"])
 def test_an_address_is_taken_in_any_spelling(admin: Person, email: str) -> None:
     admin.post("/users", {"email": "ada@example.org"})

@@ -160,6 +160,10 @@ def test_the_migration_seeds_the_roles_that_the_code_names(session: Any) -> None
     assert found == {name: (text, set(grants)) for name, text, grants in SEED_ROLES}
 
 
+def test_there_are_no_accounts_but_those_that_somebody_made(session: Any) -> None:
+    assert session.scalar(sa.select(sa.func.count()).select_from(User)) == 0
+
+
 @pytest.mark.unit
 @pytest.mark.parametrize("word", sorted(RESERVED_USERNAMES))
 def test_reserved_words_are_no_usernames_in_any_case(word: str) -> None:
