@@ -23,6 +23,8 @@ from ghost.jobs.transport import Entry, Transport
 from ghost.logging import logger
 from ghost.models import utcnow, uuid7
 
+BATCH = 1000
+
 _insert = sa.insert(jobs)
 _KEY = "ghost_outbox"
 
@@ -87,12 +89,12 @@ def _pass_on(session: Session, transaction: SessionTransaction) -> None:
         return
     is_committed = session.info.pop("ghost_committed", None) is transaction
     if transaction.parent is not None:
-        for item in outgoing[:]:
-            if item.transaction is transaction:
-                if is_committed:
+        if is_committed:
+            for item in outgoing:
+                if item.transaction is transaction:
                     item.transaction = transaction.parent
-                else:
-                    outgoing.remove(item)
+        else:
+            outgoing[:] = [item for item in outgoing if item.transaction is not transaction]
         return
     del session.info[_KEY]
     if is_committed and outgoing:
@@ -102,8 +104,11 @@ def _pass_on(session: Session, transaction: SessionTransaction) -> None:
 def hand_over(entries: list[Entry]) -> None:
     """Give committed jobs to RQ and note it; what fails here is left to the sweep."""
     try:
-        if transport().push(entries):
-            mark_sent(entries, utcnow())
+        for start in range(0, len(entries), BATCH):
+            batch = entries[start : start + BATCH]
+            if not transport().push(batch):
+                return
+            mark_sent(batch, utcnow())
     except Exception as error:
         # The caller's work is committed; nothing that goes wrong from here on may look to it as
         # if it were not. The rows are still unsent, and the sweep finds them.

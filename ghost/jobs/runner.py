@@ -275,7 +275,8 @@ def tell_finished(attempt: Claim, outcome: str, seconds: float) -> None:
 def _tell(signal: Any, **values: Any) -> None:
     app = current_app._get_current_object()  # type: ignore[attr-defined]
     try:
-        signal.send(app, **values)
+        with app.app_context():  # a session of its own, closed at the end
+            signal.send(app, **values)
     except Exception:  # somebody else's receiver; the outcome stands
         logger.exception("A receiver of a job signal failed.")
 

@@ -17,8 +17,8 @@ job_finished = _signals.signal(
 
 job_failed = _signals.signal(
     "job-failed",
-    """A job failed for good. The sender is the application; an application context is open, and
-    the receiver commits what it writes.
+    """A job failed for good. The sender is the application; an application context of its own is
+    open, and the receiver commits what it writes.
 
     Keywords: `job_id` (UUID), `name`, `error` (redacted text).
     """,

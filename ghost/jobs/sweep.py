@@ -27,12 +27,12 @@ from ghost.jobs.models import (
     STARTED,
     Lease,
 )
+from ghost.jobs.outbox import BATCH
 from ghost.jobs.runner import Claim, settle
 from ghost.jobs.transport import Entry, Transport
 from ghost.logging import job_id_var, logger, request_id_var
 from ghost.models import utcnow
 
-BATCH = 1000
 # Who enqueued a job hands it over at once; the sweep looks after those who didn't come to it.
 GRACE_SECONDS = 1.0
 # An entry that was sent this long ago, and whose job has not started, may be gone from Redis.
@@ -270,7 +270,7 @@ def _is_overdue(before: datetime) -> tuple[sa.ColumnElement[bool], ...]:
 def settle_killed(
     attempt: Claim, reason: str, *, lease_ended_before: datetime | None = None
 ) -> str:
-    """Settle an attempt whose process is gone; its log lines carry the job's ids."""
+    """Settle an attempt whose process is gone; the log lines carry the job's ids."""
     tokens = (request_id_var.set(attempt.request_id), job_id_var.set(str(attempt.job_id)))
     try:
         return settle(attempt, None, reason, lease_ended_before=lease_ended_before)

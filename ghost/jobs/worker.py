@@ -63,6 +63,29 @@ _PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
+class _Sparing:
+    """Lets some lines through in each minute, so that nobody can fill the log by filling Redis."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._since = 0.0
+        self._count = 0
+
+    def may_log(self) -> bool:
+        """Count one more line, and tell whether it may be written."""
+        if time.monotonic() - self._since >= 60:
+            if self._count > self._limit:
+                logger.bind(count=self._count - self._limit).warning(
+                    "More foreign entries were dropped in that minute, without a line for each."
+                )
+            self._since, self._count = time.monotonic(), 0
+        self._count += 1
+        return self._count <= self._limit
+
+
+_foreign_entries = _Sparing(limit=100)
+
+
 class Refused(RuntimeError):
     """RQ was about to run something by what Redis says. See `ghost.jobs.worker`."""
 
@@ -121,9 +144,10 @@ class GhostQueue(RQQueue):
                 return None
             key, entry = (_text(value) for value in found)
             if parse_rq_id(entry) is None:
-                logger.bind(queue=by_key[key].name, entry=entry[:100]).warning(
-                    "An entry that Ghost did not write was dropped from a queue."
-                )
+                if _foreign_entries.may_log():
+                    logger.bind(queue=by_key[key].name, entry=entry[:100]).warning(
+                        "An entry that Ghost did not write was dropped from a queue."
+                    )
                 continue
             job = GhostJob(entry, connection=connection)
             job.origin = by_key[key].name
@@ -242,7 +266,12 @@ class GhostWorker(Worker):
             self._note_redis(None)
             if found is not None:
                 self.reorder_queues(reference_queue=found[1])
-                self.execute_job(*found)
+                try:
+                    self.execute_job(*found)
+                except Exception:
+                    # Whatever it was, the sweep settles the job, and the next one may fare better.
+                    logger.exception("The worker could not see to a job.")
+                    time.sleep(POLL_SECONDS)
                 done += 1
                 idle_since = time.monotonic()
                 if max_jobs is not None and done >= max_jobs:
@@ -314,6 +343,8 @@ class GhostWorker(Worker):
         """Tell Redis what only its readers need; the work goes on without it."""
         try:
             act()
+        except ResponseError as error:  # a key of another kind, no memory left
+            logger.bind(worker=self.name, error=str(error)).debug("Redis refused a command.")
         except (RedisError, OSError) as error:
             self._note_redis(error)
 

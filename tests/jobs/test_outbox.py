@@ -254,6 +254,16 @@ def test_an_application_without_redis_keeps_its_jobs(make_app, app, ledger):
     assert [(row.status, row.sent_at) for row in ledger.rows()] == [("queued", None)]
 
 
+def test_many_jobs_leave_in_parts(session, ledger, queue, monkeypatch):
+    monkeypatch.setattr(outbox, "BATCH", 3)
+    for _ in range(7):
+        samples.write.enqueue("x")
+    session.commit()
+
+    assert queue() == [Entry(row.id, "default", 1).rq_id for row in ledger.rows()]
+    assert all(row.sent_at for row in ledger.rows())
+
+
 def test_one_connection_is_enough(make_app, app, ledger):
     small = make_app({"database": {"pool_size": 1, "max_overflow": 0, "pool_timeout": 1}})
     with small.app_context():

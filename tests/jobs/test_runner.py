@@ -270,6 +270,18 @@ def test_signals_tell_of_each_attempt_and_of_the_failure(enqueue, run, out):
     ]
 
 
+def test_a_receiver_has_a_session_of_its_own(enqueue, run, ledger):
+    def retry_by_hand(sender, job_id, **values):
+        samples.write.enqueue("/dev/null")
+        db.session.commit()
+
+    enqueue(samples.give_up)
+    with job_failed.connected_to(retry_by_hand):
+        run(ledger.rows()[0].id)
+
+    assert [row.status for row in ledger.rows()] == ["failed", "queued"]
+
+
 def test_a_failing_receiver_of_a_signal_changes_nothing(enqueue, run, ledger):
     def broken(sender, **values):
         raise ZeroDivisionError

@@ -16,6 +16,7 @@ from rq.serializers import JSONSerializer
 
 from ghost import db
 from ghost.jobs import job_finished, runner
+from ghost.jobs import worker as worker_module
 from ghost.jobs.worker import GhostJob, GhostWorker, Refused
 from ghost.logging import logger
 from ghost.models import utcnow
@@ -304,6 +305,18 @@ def test_rubbish_in_redis_does_not_stop_a_worker(redis_server, redis, enqueue, w
     work()
 
     assert out.read_text() == "ran\n"
+
+
+def test_foreign_entries_cannot_fill_the_log(redis, enqueue, work, out, log_lines, monkeypatch):
+    monkeypatch.setattr(worker_module, "_foreign_entries", worker_module._Sparing(limit=3))
+    for number in range(50):
+        redis.rpush("rq:queue:default", f"foreign-{number}")
+    enqueue(samples.write, str(out))
+
+    work()
+
+    assert out.read_text() == "ran\n"
+    assert sum("did not write" in line for line in log_lines) == 3
 
 
 def test_rqs_own_way_to_run_a_job_is_closed(app):
