@@ -15,7 +15,10 @@ from ghost.users.schemas import FullName, Username, UserSchema
 def _password(what: str) -> Secret:
     return Secret(
         required=True,
-        metadata={"description": f"{what}: 8 to 128 characters of any kind, no common password."},
+        metadata={
+            "description": f"{what}: 8 to 128 characters of any kind, no common password.",
+            "minLength": 8,
+        },
     )
 
 
@@ -39,7 +42,7 @@ class LoginSchema(Schema):
 class TokensSchema(Schema):
     access_token = fields.String(required=True)
     refresh_token = fields.String(required=True)
-    token_type = fields.String(required=True, metadata={"const": "Bearer"})
+    token_type = fields.String(required=True, metadata={"enum": ["Bearer"]})
     expires_in = fields.Integer(
         required=True, metadata={"description": "Life of the access token, in seconds."}
     )
@@ -78,7 +81,8 @@ class VerifyEmailSchema(Schema):
     token = Secret(max_length=200, metadata={"description": "From the mailed link."})
     email = Email()
     code = Text(
-        validate=validate.Regexp(r"[0-9]{6}\Z", error="Send six digits."),
+        max_length=6,
+        validate=validate.Regexp(r"^[0-9]{6}$", error="Send six digits."),
         metadata={"description": "The six digits of the mail; needs `email` beside it."},
     )
 
