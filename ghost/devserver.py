@@ -508,7 +508,7 @@ def announcement(config: Config, server: EmbeddedServer | None) -> str:
         "Read about it": f"{url}/redoc",
         "Health": f"{url}/health",
         "Mail": describe_mail(config),
-        "First admin": f"{flask} users create --role SUPER_ADMIN",
+        "First admin": f"{flask} users create you@example.org --role SUPER_ADMIN",
     }
     if server is not None:
         lines["Redis"] = f"{server.program}, embedded"

@@ -142,7 +142,7 @@ def test_one_command_serves_the_whole_system(group, path):
 @pytest.mark.slow
 def test_it_says_where_to_click_and_how_to_make_the_first_admin(group):
     assert f"http://127.0.0.1:{group.port}/docs" in group.output
-    assert "users create --role SUPER_ADMIN" in group.output
+    assert "users create you@example.org --role SUPER_ADMIN" in group.output
 
 
 @pytest.mark.slow
