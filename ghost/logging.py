@@ -57,7 +57,8 @@ user_id_var: ContextVar[str | None] = ContextVar("ghost_user_id", default=None)
 ROTATE_BYTES = 50 * 1024 * 1024
 RETENTION_SECONDS = 14 * 24 * 3600
 TEXT_LIMIT = 16 * 1024
-STACK_LIMIT = 64 * 1024
+STACK_LIMIT = 32 * 1024
+PATH_LIMIT = 512
 HIDDEN = "***"
 
 
@@ -139,53 +140,82 @@ _SIGNS = (
     "$2",
 )
 
+# Texts come from outside and may be made to hurt: every repetition below is bounded, or can't be
+# given back once it is matched, so that the time grows with the length and no faster.
 _NAME = (
-    r"[\w.-]*(?:token|secret|passw(?:or)?d|passphrase|api[_-]?key|private[_-]?key|credential"
-    r"|authorization|cookie|recovery[_-]?codes?|otpauth)[\w-]*"
+    r"(?:token|secret|passw(?:or)?d|passphrase|api[_-]?key|private[_-]?key|credential"
+    r"|authorization|cookie|recovery[_-]?codes?|otpauth)[\w-]{0,40}+"
 )
-_QUOTED = r"""(?:"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')"""
+_QUOTED = r"""(?:"(?:[^"\\\n]|\\.)*+"?|'(?:[^'\\\n]|\\.)*+'?)"""
 
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     # JSON Web Tokens, cut ones too.
-    (re.compile(r"eyJ[\w-]{6,}(?:\.[\w-]*){0,4}"), HIDDEN),
+    (re.compile(r"eyJ[\w-]{6,}+(?:\.[\w-]*+){0,4}"), HIDDEN),
+    # A scheme with something that is no English word.
     (
-        re.compile(r"(?i)\b(bearer|basic|digest|token)\s+(?=[\w.~+/-]*[\d._~+/=-])[\w.~+/-]{6,}=*"),
+        re.compile(
+            r"(?i)\b(bearer|basic|digest|token)\s{1,8}(?=[a-z]{0,100}+[\d._~+/=-])[\w.~+/-]{6,}+=*+"
+        ),
         rf"\1 {HIDDEN}",
     ),
-    (re.compile(r"(?i)\bbearer\s+[\w.~+/=-]+"), f"Bearer {HIDDEN}"),
+    (re.compile(r"(?i)\bbearer\s{1,8}[\w.~+/=-]++"), f"Bearer {HIDDEN}"),
     # API keys: at least one digit or capital, so that names such as ghost_production stay.
-    (re.compile(r"\bghost_(?=[\w-]*[A-Z0-9])[\w-]{6,}"), f"ghost_{HIDDEN}"),
-    # scheme://user:password@host, up to the last "@": a raw "@" or "/" may be in the password.
-    (re.compile(r"""(://[^\s:/@?#"'<>]*):[^\s"'<>]*@"""), rf"\1:{HIDDEN}@"),
+    (re.compile(r"\bghost_(?=[a-z_-]{0,64}+[A-Z0-9])[\w-]{6,}+"), f"ghost_{HIDDEN}"),
     # One-time values in a query or a fragment.
     (
-        re.compile(r"(?i)([?&#;](?:code|otp|ticket|sig|signature|key|state)=)[^\s&#\"'<>]+"),
+        re.compile(r"(?i)([?&#;](?:code|otp|ticket|sig|signature|key|state)=)[^\s&#\"'<>]++"),
         rf"\1{HIDDEN}",
     ),
     # name=value and "name": "value", as in URLs, reprs, JSON and calls.
-    (re.compile(rf"(?i)(\b{_NAME})=(?:{_QUOTED}|[^\s&#;,\"'<>)\]}}]+)"), rf"\1={HIDDEN}"),
+    (re.compile(rf"(?i)({_NAME})=(?:{_QUOTED}|[^\s&#;,\"'<>)\]}}]++)"), rf"\1={HIDDEN}"),
     (
-        re.compile(rf"(?i)(([\"']){_NAME}\2\s*[:,]\s*)(?:[bru]?{_QUOTED}|-?\d[\w.]*)"),
+        re.compile(
+            rf"(?i)({_NAME}[\"']\s{{0,8}}[:,]\s{{0,8}})(?:[bru]{{0,2}}{_QUOTED}|-?\d[\w.]*+)"
+        ),
         rf"\1'{HIDDEN}'",
     ),
     (
-        re.compile(rf"(?i)(([\"'])(?:code|otp|totp|pin|jwt|pwd)\2\s*:\s*)(?:{_QUOTED}|\d+)"),
+        re.compile(
+            rf"(?i)([\"'](?:code|otp|totp|pin|jwt|pwd)[\"']\s{{0,8}}:\s{{0,8}})(?:{_QUOTED}|\d++)"
+        ),
         rf"\1'{HIDDEN}'",
     ),
-    (re.compile(r"(?i)\b(otp|totp|pin|pwd|jwt)=[^\s&#;,\"'<>)\]}]+"), rf"\1={HIDDEN}"),
+    (re.compile(r"(?i)\b(otp|totp|pin|pwd|jwt)=[^\s&#;,\"'<>)\]}]++"), rf"\1={HIDDEN}"),
     # Header lines.
     (
         re.compile(
-            r"(?im)\b((?:set-)?cookie|(?:proxy-)?authorization|x-api-key|x-csrf-token)"
-            r"(\s*:\s*)(?!['\"]?\*\*\*)[^\r\n]+"
+            r"(?i)\b((?:set-)?cookie|(?:proxy-)?authorization|x-api-key|x-csrf-token)"
+            r"([ \t]{0,8}:[ \t]{0,8})(?!['\"]?\*\*\*)[^\r\n]++"
         ),
         rf"\1\2{HIDDEN}",
     ),
     # What the database and its driver say about rows.
-    (re.compile(r"(?s)\[parameters: .*?\](?=\s*(?:\n|$|\())"), f"[parameters: {HIDDEN}]"),
-    (re.compile(r"(?i)(failing row contains )\(.*"), rf"\1({HIDDEN})"),
-    (re.compile(r"\$2[abxy]?\$\d\d\$[./A-Za-z0-9]{20,}"), HIDDEN),
+    (re.compile(r"\[parameters: [^\n]*+"), f"[parameters: {HIDDEN}]"),
+    (re.compile(r"(?is)(failing row contains )\(.*?(?=\n\[SQL: |\Z)"), rf"\1({HIDDEN})"),
+    (re.compile(r"\$2[abxy]?\$\d\d\$[./A-Za-z0-9]{20,}+"), HIDDEN),
 )
+_WORD = re.compile(r"""[^\s"'<>]++""")
+
+
+def _hide_url_password(word: str) -> str:
+    """Hide the password of scheme://user:password@host.
+
+    Up to the last "@": a raw "@" or "/" may be in the password.
+    """
+    end = word.rfind("@")
+    start = word.find("://")
+    while 0 <= start < end:
+        start += 3
+        colon = word.find(":", start, end)
+        if colon < 0:
+            break
+        if not _URL_STOP.search(word, start, colon):
+            return f"{word[:colon]}:{HIDDEN}{word[end:]}"
+        start = word.find("://", colon)
+    return word
+
+
+_URL_STOP = re.compile(r"[/?#@]")
 
 
 def redact_text(text: str) -> str:
@@ -198,6 +228,8 @@ def redact_text(text: str) -> str:
         return text
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
+    if "://" in text and "@" in text:
+        text = _WORD.sub(lambda word: _hide_url_password(word[0]), text)
     return text
 
 
@@ -260,7 +292,7 @@ def _clean(record: Record) -> None:
     if record["function"] == "log_request" and record["name"] == __name__:
         # Once for each request: of its fields only these come from outside.
         extra["method"] = redact(extra["method"])
-        extra["path"] = redact(extra["path"])
+        extra["path"] = redact(extra["path"][:PATH_LIMIT])
     else:
         _clean_content(record)
     if "request_id" not in extra:

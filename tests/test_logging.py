@@ -154,6 +154,26 @@ def test_text_without_a_secret_stays_as_it_is(text: str) -> None:
     assert redact_text(text) == text
 
 
+HOSTILE = [
+    "eyJ", "eyJa.", "bearer ", "bearer a", "basic ", "token ", "token", "ghost_", "ghost_a", "://",
+    "://a:", "://a:b", "://a:b@", "?code=", "a.", "token=", "'token'", "'token':", '"token": "',
+    '"token": "\\\\', "password='", 'password="\\', "otp=", "cookie:", "cookie: ", "set-cookie",
+    "[parameters: ", "failing row contains (", "$2b$12$", "api_key", "'code':", "x-api-key :  ",
+    "token\n", "credential-", "token\t ",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("unit", HOSTILE)
+def test_hostile_text_takes_no_more_time_than_its_length(unit: str) -> None:
+    text = "token " + unit * (65536 // len(unit))
+    started = time.perf_counter()
+
+    redact_text(text)
+
+    # Quadratic ones took from 2 to 200 seconds.
+    assert time.perf_counter() - started < 1
+
+
 def test_redact_keeps_plain_values_and_bounds_the_rest() -> None:
     found = redact({"a": [1, 2.5, None, True], "b": b"raw", "c": "x" * 100_000, "d": object})
 
@@ -407,6 +427,12 @@ def test_a_path_or_a_request_id_with_a_secret_is_redacted(log: Log) -> None:
         logging.request_id_var.set(None)
 
     assert JWT not in log.text()
+
+
+def test_a_long_path_is_cut(log: Log) -> None:
+    logging.log_request("GET", "/" + "x" * 4000, 404, 0.1)
+
+    assert len(log.line()["path"]) == 512
 
 
 @pytest.mark.parametrize(("level", "count"), [("INFO", 0), ("DEBUG", 3)])
