@@ -69,10 +69,17 @@ def init_app(app: Flask, config: Config) -> Limiter | None:
     on_redis = not uri.startswith("memory")
 
     @app.after_request
-    def keep_retry_after_for_refusals(response: Response) -> Response:
-        """Flask-Limiter tells every caller when to come again; only the refused have to."""
+    def tidy_headers(response: Response) -> Response:
+        """Flask-Limiter tells every caller when to come again; only the refused have to.
+
+        And it adds its figures to those of a view that refuses by a count of its own.
+        """
         if response.status_code not in (429, 503):
             response.headers.pop("Retry-After", None)
+        for name in ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"):
+            figures = response.headers.getlist(name)
+            if len(figures) > 1:
+                response.headers[name] = figures[0]
         return response
 
     limiter = Limiter(

@@ -219,3 +219,16 @@ def test_the_auth_limit_counts_per_source(
         assert "Retry-After" in answers[-1].headers
         elsewhere = limited.post(path, body, environ_base={"REMOTE_ADDR": "192.0.2.7"})
         assert elsewhere.status_code != 429
+
+
+def test_the_wait_of_an_account_is_told_although_its_source_has_a_limit_too(
+    make_app: Callable[[Mapping[str, Any]], Flask], ada: Account
+) -> None:
+    limited = Api(make_app({"ratelimit": {"enabled": True, "auth": "100/minute"}}))
+    fail(limited, "ada")
+
+    answer = limited.login("ada", expect=429)
+
+    assert int(answer.headers["Retry-After"]) > 800
+    assert answer.headers["X-RateLimit-Limit"] == "10"
+    assert len(answer.headers.getlist("X-RateLimit-Limit")) == 1
