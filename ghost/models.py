@@ -265,5 +265,11 @@ def ordered(
 
 
 def counted(statement: sa.Select[Any]) -> sa.Select[tuple[int]]:
-    """Count what a select would return."""
-    return sa.select(sa.func.count()).select_from(statement.order_by(None).subquery())
+    """Count what a select would return.
+
+    Without the columns that it reads, where that counts the same: a subquery would compute them.
+    """
+    statement = statement.order_by(None)
+    if statement._distinct or statement._group_by_clauses or statement._has_row_limiting_clause:
+        return sa.select(sa.func.count()).select_from(statement.subquery())
+    return statement.with_only_columns(sa.func.count(), maintain_column_froms=True)
