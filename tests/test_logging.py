@@ -166,12 +166,12 @@ HOSTILE = [
 @pytest.mark.parametrize("unit", HOSTILE)
 def test_hostile_text_takes_no_more_time_than_its_length(unit: str) -> None:
     text = "token " + unit * (65536 // len(unit))
-    started = time.perf_counter()
+    started = time.process_time()
 
     redact_text(text)
 
     # Quadratic ones took from 2 to 200 seconds.
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_redact_keeps_plain_values_and_bounds_the_rest() -> None:

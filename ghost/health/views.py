@@ -90,7 +90,7 @@ def is_from_loopback(environ: dict[str, Any]) -> bool:
 @unlimited
 @bp.response(200, AliveSchema)
 def live() -> Response:
-    """Tell that the process answers
+    """Tell that the process answers.
 
     Nothing else is looked at: who restarts a process for a lost database makes it worse.
     """
@@ -104,7 +104,7 @@ def live() -> Response:
 @bp.response(200, HealthSchema)
 @bp.alt_response(503, schema=DownSchema)
 def ready() -> Response:
-    """Tell whether this instance can serve requests
+    """Tell whether this instance can serve requests.
 
     200 with the database there and its schema not behind the code, else 503. Without Redis
     requests are served all the same.
@@ -121,7 +121,7 @@ def ready() -> Response:
 @bp.response(200, HealthSchema)
 @bp.alt_response(503, schema=DownSchema)
 def health() -> Response:
-    """Tell how this instance and all that it needs is
+    """Tell how this instance and all that it needs is.
 
     In production only a caller on the same machine, or with the bearer token `health.token`, sees
     more than the status.
@@ -142,7 +142,7 @@ def health() -> Response:
 @bp.errors(Unauthorized)
 @bp.doc(responses={"200": {"description": "OK", "content": {"text/plain": {}}}})
 def show_metrics() -> Response:
-    """Give figures for Prometheus
+    """Give figures for Prometheus.
 
     In production for callers on the same machine, or with the bearer token `health.token`.
     """
