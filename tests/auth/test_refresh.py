@@ -290,6 +290,30 @@ def test_a_change_of_epoch_between_reading_and_rotating_wins(
     assert run_sql(sa.select(Session.generation)) == [(1,)]
 
 
+def test_a_slow_refresh_does_not_set_back_what_faster_ones_did(
+    api: Api, ada: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide = sessions.judge
+    newest: list[str] = []
+
+    def late(*facts: Any) -> Verdict:
+        verdict = decide(*facts)
+        monkeypatch.setattr(sessions, "judge", decide)
+        token = ada.refresh_token
+        for _ in range(2):
+            token = api.refresh(token).json["data"]["refresh_token"]
+        newest.append(token)
+        return verdict
+
+    monkeypatch.setattr(sessions, "judge", late)
+
+    slow = api.refresh(ada.refresh_token)
+
+    assert slow.status_code == 200
+    assert claims(slow.json["data"]["refresh_token"])["gen"] == claims(newest[0])["gen"] == 3
+    assert api.refresh(newest[0]).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("headers", "code"),
     [
