@@ -20,7 +20,7 @@ from ghost.access import Access, declare_permissions
 from ghost.config import Config
 from ghost.database import db
 from ghost.errors import GhostError, PreconditionFailed, ValidationFailed
-from ghost.fields import Boolean, DateTime, Integer, Text
+from ghost.fields import Boolean, DateTime, Decimal, Integer, Text
 from ghost.http import refuse_query
 from ghost.models import counted, narrow, ordered, searched
 from ghost.responses import envelope, json_response, page_facts
@@ -30,6 +30,7 @@ API_PREFIX = "/api/v1"
 JSON_METHODS = frozenset({"post", "put", "patch"})
 
 View = TypeVar("View", bound=Callable[..., Any])
+SchemaLike = ma.Schema | type[ma.Schema]
 
 
 @dataclass
@@ -77,19 +78,23 @@ class ErrorSchema(ma.Schema):
 
 
 @cache
-def _envelope_schema(schema: type[ma.Schema] | None, many: bool) -> ma.Schema:
+def _envelope_schema(schema: SchemaLike | None, *, paged: bool) -> ma.Schema:
     """The documented shape of an enveloped answer; never used to dump one."""
     data: fields.Field = fields.Raw(required=True, metadata={"type": "null"})
+    name, many = "Nothing", paged
     if schema is not None:
+        many = paged or (isinstance(schema, ma.Schema) and schema.many)
         data = fields.Nested(schema, many=many, required=True)
+        cls = type(schema) if isinstance(schema, ma.Schema) else schema
+        name = cls.__name__.removesuffix("Schema")
     shape = {
         "success": fields.Boolean(required=True, metadata={"const": True}),
         "data": data,
         "message": fields.String(required=True, allow_none=True),
-        "meta": fields.Nested(ListMetaSchema if many else MetaSchema, required=True),
+        "meta": fields.Nested(ListMetaSchema if paged else MetaSchema, required=True),
     }
-    name = schema.__name__.removesuffix("Schema") if schema else "Nothing"
-    return type(f"{name}{'List' if many else ''}Envelope", (ma.Schema,), shape)()
+    kind = "List" if paged else "Array" if many else ""
+    return type(f"{name}{kind}Envelope", (ma.Schema,), shape)()
 
 
 class Api(flask_smorest.Api):
@@ -117,6 +122,7 @@ def make_api(app: Flask, config: Config) -> Api:
         api.register_field(cls, parent)
     api.register_field(Boolean, fields.Boolean)
     api.register_field(DateTime, fields.DateTime)
+    api.register_field(Decimal, "string", None)
     api.init_app(
         app,
         spec_kwargs={
@@ -130,6 +136,10 @@ def make_api(app: Flask, config: Config) -> Api:
         "bearer", {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
     )
     return api
+
+
+def _instance(schema: SchemaLike) -> ma.Schema:
+    return schema if isinstance(schema, ma.Schema) else schema()
 
 
 def _load(schema: ma.Schema, location: str) -> Any:
@@ -160,10 +170,10 @@ def _load(schema: ma.Schema, location: str) -> Any:
 
 
 def _page_schema(
-    model_name: str, sort: Sequence[str], filters: Sequence[str], search: Sequence[str]
+    schema: type[ma.Schema], sort: Sequence[str], filters: Sequence[str], search: Sequence[str]
 ) -> type[Schema]:
     """The query of a list: page, size, and the allow-listed order, filters and search."""
-    shape: dict[str, fields.Field] = {name: Text(max_length=200) for name in filters}
+    shape = {name: _filter_field(schema, name) for name in filters}
     if sort:
         orders = [order for name in sort for order in (name, f"-{name}")]
         shape["sort"] = Text(
@@ -176,7 +186,19 @@ def _page_schema(
             max_length=200,
             metadata={"description": "Text that " + " or ".join(search) + " contains."},
         )
-    return type(f"{model_name}Query", (PageQuery,), shape)
+    return type(f"{schema.__name__}Query", (PageQuery,), shape)
+
+
+def _filter_field(schema: type[ma.Schema], name: str) -> fields.Field:
+    """A query field that reads what the listed schema's field of that name writes."""
+    answered = schema._declared_fields.get(name)
+    if answered is None:
+        return Text(max_length=200)
+    asked = deepcopy(answered)
+    asked.data_key = asked.attribute = None
+    asked.required = asked.allow_none = asked.dump_only = False
+    asked.load_default = ma.missing
+    return asked
 
 
 class Blueprint(flask_smorest.Blueprint):
@@ -202,7 +224,7 @@ class Blueprint(flask_smorest.Blueprint):
         self.versioned = versioned
         self._prepare_doc_cbks.append(self._prepare_access_doc)
 
-    def add_url_rule(  # type: ignore[override]
+    def add_url_rule(
         self,
         rule: str,
         endpoint: str | None = None,
@@ -227,17 +249,19 @@ class Blueprint(flask_smorest.Blueprint):
         about["access"] = {"access": access, "name": endpoint or view_func.__name__}
         view._apidoc = about  # type: ignore[attr-defined]
         # Canonical without a slash at the end; with one they answer the same.
-        super().add_url_rule(rule.rstrip("/"), endpoint, view, provide_automatic_options, **options)
+        rule = rule.rstrip("/") or ("" if self.versioned or self.url_prefix else "/")
+        super().add_url_rule(rule, endpoint, view, provide_automatic_options, **options)
 
-    def arguments(  # type: ignore[override]
-        self, schema: type[ma.Schema], *, location: str = "json", **options: Any
+    def arguments(
+        self, schema: SchemaLike, *, location: str = "json", **options: Any
     ) -> Callable[[View], View]:
         """Pass one validated part of the request to the view as a dict.
 
+        :param schema: a class, or an object such as `OrderSchema(partial=True)`.
         :param location: `json`, `query` or `form`.
         """
         document = super().arguments(schema, location=location, **options)
-        instance = schema()
+        instance = _instance(schema)
         instance.from_text = location != "json"  # type: ignore[attr-defined]
 
         def decorate(view: View) -> View:
@@ -251,15 +275,17 @@ class Blueprint(flask_smorest.Blueprint):
 
         return decorate
 
-    def response(  # type: ignore[override]
-        self, status_code: int, schema: type[ma.Schema] | None = None, **options: Any
+    def response(
+        self, status_code: int, schema: SchemaLike | None = None, **options: Any
     ) -> Callable[[View], View]:
         """Put what the view returns into the envelope, dumped by the schema.
 
         The view returns data, an `APIResponse`, or a finished response. 204 has no body.
+
+        :param schema: a class, or an object; with `OrderSchema(many=True)` the data is an array.
         """
-        dump = dumper(schema()) if schema else None
-        document = self._document(status_code, schema, many=False, **options)
+        dump = _dumper_of(schema) if schema else None
+        document = self._document(status_code, schema, paged=False, **options)
 
         def decorate(view: View) -> View:
             @wraps(view)
@@ -280,24 +306,25 @@ class Blueprint(flask_smorest.Blueprint):
         *,
         query: type[PageQuery] | None = None,
         sort: Sequence[str] = (),
-        filter: Sequence[str] = (),  # noqa: A002
+        filter: Sequence[str] = (),
         search: Sequence[str] = (),
         default_sort: str | None = None,
     ) -> Callable[[View], View]:
         """Answer one page of the select that the view returns.
 
         :param sort: columns of the selected model that may order it, `-` in front for descending.
-        :param filter: columns that a query field of the same name may equal.
+        :param filter: columns that a query field of the same name may equal; read as the schema's
+            field of that name.
         :param search: columns of which one has to contain the text of `search`.
         :param default_sort: the order when none is asked for; the newest first when None.
         :param query: a schema with more query fields, whose values the view gets as a dict.
         """
-        page_schema = query or _page_schema(schema.__name__, sort, filter, search)
+        page_schema = query or _page_schema(schema, sort, filter, search)
         instance = page_schema()
         instance.from_text = True
         dump = dumper(schema())
         document_query = super().arguments(page_schema, location="query")
-        document = self._document(200, schema, many=True)
+        document = self._document(200, schema, paged=True)
         columns = (tuple(sort), tuple(filter), tuple(search), default_sort)
 
         def decorate(view: View) -> View:
@@ -325,19 +352,19 @@ class Blueprint(flask_smorest.Blueprint):
         def decorate(view: View) -> View:
             view.errors = {*getattr(view, "errors", ()), *(error.status for error in errors)}  # type: ignore[attr-defined]
             about = deepcopy(getattr(view, "_apidoc", {}))
-            about["errors"] = {"statuses": sorted(view.errors)}  # type: ignore[attr-defined]
+            about["errors"] = {"statuses": sorted(view.errors)}
             view._apidoc = about  # type: ignore[attr-defined]
             return view
 
         return decorate
 
     def _document(
-        self, status_code: int, schema: type[ma.Schema] | None, *, many: bool, **options: Any
+        self, status_code: int, schema: SchemaLike | None, *, paged: bool, **options: Any
     ) -> Callable[[Any], dict[str, Any]]:
         """Make a function that adds a success answer to what a view documents."""
         answer = {"description": options.pop("description", http.HTTPStatus(status_code).phrase)}
         if status_code != 204:
-            answer["schema"] = _envelope_schema(schema, many)  # type: ignore[assignment]
+            answer["schema"] = _envelope_schema(schema, paged=paged)
         answer |= {"content_type": None, **options}
 
         def document(view: Any) -> dict[str, Any]:
@@ -410,6 +437,13 @@ def _checked(view: View) -> View:
     return cast(View, checked)
 
 
+def _dumper_of(schema: SchemaLike) -> Dumper:
+    """A fast dumper of one object, or of as many as the schema says."""
+    instance = _instance(schema)
+    dump = dumper(instance)
+    return (lambda items: [dump(item) for item in items]) if instance.many else dump
+
+
 def _answer(result: Any, status: int, dump: Dumper | None) -> Response:
     message: str | None = None
     headers: Mapping[str, str] = {}
@@ -417,7 +451,9 @@ def _answer(result: Any, status: int, dump: Dumper | None) -> Response:
         message, headers = result.message, result.headers
         status, result = result.status or status, result.data
     if status == 204:
-        return Response(status=204, headers=dict(headers))
+        empty = Response(status=204, headers=dict(headers))
+        del empty.headers["Content-Type"]
+        return empty
     if dump is not None and result is not None:
         result = dump(result)
     response = json_response(envelope(result, message=message), status, headers)
@@ -439,7 +475,9 @@ def _arranged(
     statement = narrow(statement, model, filters, asked)
     if text:
         statement = searched(statement, model, search, text)
-    return ordered(statement, model, sort, order or default_sort)
+    if order or default_sort:
+        return ordered(statement, model, sort, order or default_sort)
+    return statement.order_by(model.id.desc())
 
 
 def _page(statement: sa.Select[Any], page: int, per_page: int, dump: Dumper) -> Response:

@@ -6,6 +6,7 @@ everything is text: there, and only there, text is parsed.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
@@ -16,7 +17,12 @@ from urllib.parse import urlsplit
 import email_validator
 import marshmallow as ma
 from marshmallow import fields, validate
-from marshmallow.fields import Nested as Nested  # strict as it is
+
+# Strict as they are.
+from marshmallow.fields import Dict as Dict
+from marshmallow.fields import Enum as Enum
+from marshmallow.fields import Nested as Nested
+from marshmallow.fields import Raw as Raw
 
 # Names such as `.test` and `.localhost` are refused by default; a verification mail decides better.
 email_validator.SPECIAL_USE_DOMAIN_NAMES.clear()
@@ -121,15 +127,19 @@ class Float(fields.Float):
 
 
 class Decimal(fields.Decimal):
-    """A decimal number as text, so that no digit is lost; a JSON number is refused."""
+    """A decimal number as text, so that no digit is lost; a JSON number is refused.
+
+    :param places: how many decimal places there are at most, and exactly in answers.
+    """
+
+    PATTERN = r"^-?[0-9]{1,18}(\.[0-9]{1,9})?$"
 
     def __init__(self, *, places: int | None = None, **options: Any) -> None:
         super().__init__(places=places, as_string=True, **options)
-        pattern = r"^-?[0-9]{1,18}(\.[0-9]{1,9})?$"
-        self.metadata = {"pattern": pattern, **self.metadata}
+        self.metadata = {"pattern": self.PATTERN, **self.metadata}
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
-        if not isinstance(value, str) or len(value) > 40:
+        if not isinstance(value, str) or not re.fullmatch(self.PATTERN, value):
             raise self.make_error("invalid")
         number = super()._deserialize(value, attr, data, **options)
         rounded = number is not None and self.places is not None
