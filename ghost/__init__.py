@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ghost import fields as fields
+    from ghost.access import Caller as Caller
     from ghost.access import current_user as current_user
     from ghost.access import login_required as login_required
     from ghost.access import permissions_required as permissions_required
@@ -55,8 +56,8 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "ghost.access": (
-        "current_user", "login_required", "permissions_required", "public", "roles_required",
-        "unverified_allowed",
+        "Caller", "current_user", "login_required", "permissions_required", "public",
+        "roles_required", "unverified_allowed",
     ),
     "ghost.api": ("APIResponse", "Blueprint"),
     "ghost.app": ("create_app",),
