@@ -43,6 +43,7 @@ SchemaState = Literal["ok", "behind", "ahead", "unknown"]
 LOCK_KEY = 0x67686F7374
 LOCK_WAIT_SECONDS = 60.0
 LOCK_POLL_SECONDS = 0.1
+CONNECT_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -354,9 +355,12 @@ def _own_history() -> None:
 def _own_history_and_schema() -> None:
     """Also bring a database that has nothing in it yet to where the comparison starts."""
     _own_history()
-    with reading(db.engine).connect() as connection:
-        if _current(connection):
-            return
+    try:
+        with _connect(reading(db.engine), CONNECT_SECONDS) as connection:
+            if _current(connection):
+                return
+    except CommandError as error:
+        raise click.ClickException(str(error)) from error
     command.upgrade(current_app.extensions["migrate"].migrate.get_config(), "head")
 
 
@@ -483,44 +487,54 @@ def _drop_empty(_context: Any, _revision: Any, directives: list[Any]) -> None:
 @contextmanager
 def _locked_connection(engine: Engine, wait_seconds: float) -> Iterator[Connection]:
     """A connection that migrates alone; the lock goes with the connection, whatever happens."""
-    if engine.dialect.name == "sqlite":
-        with _locked_sqlite(engine, wait_seconds) as connection:
+    is_sqlite = engine.dialect.name == "sqlite"
+    with _connect(engine, wait_seconds if is_sqlite else CONNECT_SECONDS) as connection:
+        if is_sqlite:
+            yield from _lock_sqlite(connection, wait_seconds)
+        else:
+            _lock_postgresql(connection, wait_seconds)
             yield connection
-        return
-    with engine.connect() as connection:
-        _lock_postgresql(connection, wait_seconds)
-        yield connection
 
 
-@contextmanager
-def _locked_sqlite(engine: Engine, wait_seconds: float) -> Iterator[Connection]:
-    """BEGIN IMMEDIATE is the lock; here it is told how long to wait, and for what."""
+def _connect(engine: Engine, wait_seconds: float) -> Connection:
+    """Connect, and be patient with a server that is being started along with us.
+
+    On SQLite with a file that others switch to WAL at this moment: that fails at once.
+    """
+    _make_folder(engine)
     deadline = time.monotonic() + wait_seconds
     while True:
         try:
-            connection = engine.connect()
-            break
+            return engine.connect()
         except sa.exc.OperationalError as error:
-            # Switching a new file to WAL fails at once while another process does the same.
-            if not _is_locked(error):
-                raise
             if time.monotonic() > deadline:
-                raise CommandError(_waited_text(wait_seconds)) from error
+                if _is_locked(error):
+                    raise CommandError(_waited_text(wait_seconds)) from error
+                raise CommandError(f"The database can't be opened: {error.orig}") from error
             time.sleep(LOCK_POLL_SECONDS)
-    with connection:
-        # Batch mode replaces tables. With foreign keys on, dropping the old one would delete the
-        # rows that refer to it (ON DELETE CASCADE). It can't be switched inside a transaction, so
-        # it goes to the driver before SQLAlchemy begins one. See sqlite.org/lang_altertable.html,
-        # section 7.
-        driver: Any = connection.connection.dbapi_connection
-        driver.execute(f"PRAGMA busy_timeout={int(wait_seconds * 1000)}")
-        driver.execute("PRAGMA foreign_keys=OFF")
-        try:
-            yield connection
-        except sa.exc.OperationalError as error:
-            if not _is_locked(error):
-                raise
-            raise CommandError(_waited_text(wait_seconds)) from error
+
+
+def _make_folder(engine: Engine) -> None:
+    """Make the folder of an SQLite file: a new project has no `instance/` yet."""
+    path = engine.url.database
+    if engine.dialect.name == "sqlite" and path and path != ":memory:":
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+
+
+def _lock_sqlite(connection: Connection, wait_seconds: float) -> Iterator[Connection]:
+    """BEGIN IMMEDIATE is the lock; here it is told how long to wait, and for what."""
+    # Batch mode replaces tables. With foreign keys on, dropping the old one would delete the rows
+    # that refer to it (ON DELETE CASCADE). It can't be switched inside a transaction, so it goes to
+    # the driver before SQLAlchemy begins one. See sqlite.org/lang_altertable.html, section 7.
+    driver: Any = connection.connection.dbapi_connection
+    driver.execute(f"PRAGMA busy_timeout={int(wait_seconds * 1000)}")
+    driver.execute("PRAGMA foreign_keys=OFF")
+    try:
+        yield connection
+    except sa.exc.OperationalError as error:
+        if not _is_locked(error):
+            raise
+        raise CommandError(_waited_text(wait_seconds)) from error
 
 
 def _is_locked(error: sa.exc.OperationalError) -> bool:

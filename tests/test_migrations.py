@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -30,23 +31,19 @@ pytestmark = pytest.mark.integration
 
 Rows = dict[str, list[dict[str, Any]]]
 Run = Callable[..., subprocess.CompletedProcess[str]]
+RunInOrder = Callable[..., list[tuple[int, str]]]
 
 WSGI = "from ghost import create_app\n\napp = create_app()\n"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database; each test here runs on both, whatever the run's own is."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/empty.db"
-    server = request.getfixturevalue("postgres")
-    return server.create_database()
+@pytest.fixture
+def url(empty_database: Callable[[], str]) -> str:
+    """An empty database of the kind that this run tests with."""
+    return empty_database()
 
 
 @pytest.fixture
-def ghost_app(
-    url: str, make_app: Callable[[Mapping[str, Any]], Flask], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Flask]:
+def ghost_app(url: str, make_app: Callable[[Mapping[str, Any]], Flask]) -> Iterator[Flask]:
     """Ghost itself on the empty database, its context open."""
     app = make_app({"database": {"url": url}})
     with app.app_context():
@@ -240,12 +237,51 @@ def flask(*words: str) -> list[str]:
 def run(project: Path, environ: dict[str, str]) -> Run:
     """Run a `flask` command in the project's folder."""
 
-    def run(*words: str, fails: bool = False) -> subprocess.CompletedProcess[str]:
+    def run(
+        *words: str, fails: bool = False, url: str = environ["DATABASE_URL"]
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            flask(*words), cwd=project, env=environ, capture_output=True, text=True, timeout=60
-        )
+            flask(*words), cwd=project, env={**environ, "DATABASE_URL": url},
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
         assert (done.returncode != 0) == fails, done.stdout + done.stderr
         return done
+
+    return run
+
+
+IN_ORDER = """\
+import contextlib, io, json, pathlib, sys
+
+from flask.cli import cli
+
+done = []
+for words in json.loads(sys.argv[1]):
+    said, code = io.StringIO(), 0
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            cli.main(words)
+        except SystemExit as end:
+            code = end.code or 0
+    done.append((code, said.getvalue()))
+pathlib.Path(sys.argv[2]).write_text(json.dumps(done))
+"""
+
+
+@pytest.fixture
+def run_in_order(project: Path, environ: dict[str, str], tmp_path: Path) -> RunInOrder:
+    """Run several `flask` commands in one process, since starting one takes a second.
+
+    Gives the exit code of each, and what it said.
+    """
+
+    def run(*commands: list[str]) -> list[tuple[int, str]]:
+        answer = tmp_path / "answer.json"
+        subprocess.run(
+            [sys.executable, "-c", IN_ORDER, json.dumps(commands), str(answer)],
+            cwd=project, env=environ, check=True, timeout=120,
+        )  # fmt: skip
+        return [(code, said) for code, said in json.loads(answer.read_text())]
 
     return run
 
@@ -329,9 +365,7 @@ def wait_for(path: Path, seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
-def test_an_upgrade_says_what_it_waited_for_in_vain(
-    url: str, run: Run, request: pytest.FixtureRequest
-) -> None:
+def test_an_upgrade_says_what_it_waited_for_in_vain(url: str, run: Run) -> None:
     if url.startswith("sqlite"):
         holder = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
         holder.execute("PRAGMA journal_mode=WAL")
@@ -346,6 +380,52 @@ def test_an_upgrade_says_what_it_waited_for_in_vain(
     words = done.stdout + done.stderr
     assert "another `flask db upgrade`" in words
     assert "Traceback" not in words
+
+
+def test_a_new_project_needs_no_folder_for_its_database(
+    project: Path, app_environ: dict[str, str]
+) -> None:
+    environ = {name: value for name, value in app_environ.items() if name != "DATABASE_URL"}
+
+    done = subprocess.run(
+        flask("db", "upgrade"), cwd=project, env={**environ, "GHOST_ROOT": str(project)}
+    )
+
+    assert done.returncode == 0
+    assert (project / "instance" / "ghost.db").is_file()
+
+
+def test_a_database_that_is_away_is_said_in_one_line(
+    project: Path, app_environ: dict[str, str]
+) -> None:
+    environ = {**app_environ, "GHOST_ROOT": str(project)}
+    environ["DATABASE_URL"] = "postgresql://ghost:secret-word@127.0.0.1:1/away"
+
+    done = subprocess.run(
+        flask("db", "upgrade"), cwd=project, env=environ, capture_output=True, text=True
+    )
+
+    words = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert "The database can't be opened" in words
+    assert "Traceback" not in words
+    assert "secret-word" not in words
+
+
+def test_a_revision_may_leave_the_transaction(project: Path, run: Run, postgres: Any) -> None:
+    """As CREATE INDEX CONCURRENTLY demands; the lock is the connection's, so it stays."""
+    url = postgres.create_database()
+    run("migrations", "install")
+    own_revision(
+        project,
+        """\
+    with op.get_context().autocommit_block():
+        op.execute("CREATE INDEX CONCURRENTLY ix_own ON users (full_name)")""",
+    )
+
+    run("db", "upgrade", url=url)
+
+    assert query(url, "SELECT 1 FROM pg_indexes WHERE indexname = 'ix_own'") == [(1,)]
 
 
 def test_a_migration_that_leaves_rows_pointing_nowhere_is_refused(
@@ -441,7 +521,7 @@ def from_tomorrow(installed: Path) -> None:
 
 @pytest.mark.slow
 def test_an_application_takes_up_a_newer_ghost(
-    project: Path, installed: Path, url: str, run: Run
+    project: Path, installed: Path, url: str, run_in_order: RunInOrder
 ) -> None:
     ghosts = list(read_history(installed / "migrations"))
     (project / "wsgi.py").write_text("import orders\n" + WSGI)
@@ -449,38 +529,48 @@ def test_an_application_takes_up_a_newer_ghost(
 
     # The database has run on Ghost's own history before there was one of the application's,
     # and is shared with somebody else.
-    run("db", "upgrade")
     query(url, "CREATE TABLE neighbours (id INTEGER PRIMARY KEY)")
-    run("db", "migrate", "-m", "Orders")
-    own = {**read_history(project / "migrations")}
+    done = run_in_order(
+        ["db", "upgrade"],
+        ["db", "migrate", "-m", "Orders"],
+        ["migrations", "install"],
+        ["db", "upgrade"],
+        ["db", "check"],
+    )
+    assert [code for code, _ in done] == [0] * 5, done
+    assert done[2][1].startswith("This application has every revision")
+    own = read_history(project / "migrations")
     [orders] = [revision for revision in own.values() if revision.id not in ghosts]
     text = orders.path.read_text()
     assert text.count("create_table(") == 1
     assert "neighbours" not in text
     assert set(ghosts) < own.keys()
     assert read_history(installed / "migrations").keys() == set(ghosts)
-    assert run("migrations", "install").stdout.startswith("This application has every revision")
-    run("db", "upgrade")
-    run("db", "check")
 
-    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg2://"))
     query(url, "DROP TABLE neighbours")
+    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg2://"))
     fill(engine)
     before = snapshot(engine)
     assert before["orders"]
 
     from_tomorrow(installed)
-    assert "lacking: tomorrow.py" in run("migrations", "install", "--check", fails=True).stdout
-    assert "flask migrations install" in run("db", "migrate", "-m", "Never", fails=True).stderr
-    assert "flask migrations install" in run("db", "upgrade").stderr
-    assert "wrote migrations/versions/tomorrow.py" in run("migrations", "install").stdout
-    run("migrations", "install", "--check")
-
+    done = run_in_order(
+        ["migrations", "install", "--check"],
+        ["db", "migrate", "-m", "Never"],
+        ["db", "check"],
+        ["db", "upgrade"],
+        ["migrations", "install"],
+        ["migrations", "install", "--check"],
+        ["db", "upgrade"],
+        ["db", "check"],
+    )
+    assert [code for code, _ in done] == [1, 1, 1, 0, 0, 0, 0, 0], done
+    assert "lacking: tomorrow.py" in done[0][1]
+    assert all("flask migrations install" in said for _, said in done[1:4])
+    assert "wrote migrations/versions/tomorrow.py" in done[4][1]
     taken = read_history(project / "migrations")["tomorrow"]
     assert taken.down == (orders.id,)
     assert f"Revises: {orders.id}" in taken.path.read_text()
-    run("db", "upgrade")
-    run("db", "check")
     assert query(url, "SELECT version_num FROM alembic_version") == [("tomorrow",)]
     assert snapshot(engine) == before
     engine.dispose()
