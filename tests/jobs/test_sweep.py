@@ -8,6 +8,7 @@ import pytest
 from ghost import db
 from ghost.config import current_config
 from ghost.jobs import outbox, runner, sweep
+from ghost.jobs.ledger import mark_sent
 from ghost.jobs.sweep import Sweeper, make_sweeper
 from ghost.jobs.transport import Entry
 from ghost.models import utcnow
@@ -67,6 +68,18 @@ def test_a_job_is_sent_when_its_time_has_come(app, sweeper, ledger, redis):
     row = ledger.get(job_id)
     assert row.status == "queued"
     assert runner.run(job_id, 1) == "finished"
+
+
+def test_a_late_mark_does_not_keep_a_repetition_from_being_sent(sent, sweeper, ledger):
+    # A worker was faster than the note of who sent the job: it has failed once by then.
+    claim = runner.claim(sent, 1)
+    runner.settle(claim, ValueError(), "ValueError")
+    ledger.update(run_at=utcnow())
+
+    mark_sent([Entry(sent, "default", 1)], utcnow())
+
+    assert ledger.get(sent).sent_at is None
+    assert sweeper.send_due(utcnow()) == 1
 
 
 def test_more_jobs_than_a_batch_are_sent_in_one_sweep(sweeper, ledger, redis, monkeypatch):
