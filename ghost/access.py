@@ -124,9 +124,9 @@ class Access:
         if self.public:
             return
         caller = authenticate()
-        if not (caller.is_verified or self.unverified):
-            if current_config().auth.require_verified_email:
-                raise EmailNotVerified
+        allowed = caller.is_verified or self.unverified
+        if not allowed and current_config().auth.require_verified_email:
+            raise EmailNotVerified
         if self.roles and not any(caller.has_role(role) for role in self.roles):
             raise Forbidden
         if not all(caller.can(permission) for permission in self.permissions):

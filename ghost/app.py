@@ -53,7 +53,7 @@ class Application(Flask):
         return derived_key(self.extensions["ghost"].config, "flask")
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Leave every function as it is: none is a coroutine, and asking costs more than calling."""
+        """Leave functions as they are: none is a coroutine, and asking costs more than calling."""
         return func
 
 
@@ -122,7 +122,8 @@ def _imported(name: str) -> Any:
         return import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(error.name + ".")):
-            raise click.ClickException(f"the configuration names {name!r}: no such module") from error
+            message = f"the configuration names {name!r}: no such module"
+            raise click.ClickException(message) from error
         raise
 
 

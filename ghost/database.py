@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, cast
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -22,6 +23,7 @@ from flask import Flask, current_app, has_app_context, has_request_context, requ
 from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy.session import Session as FlaskSession
 from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.compiler import compiles
@@ -122,7 +124,7 @@ db = SQLAlchemy(
     session_options={"class_": Session, "expire_on_commit": False},
     disable_autonaming=True,
 )
-db.Model.registry.update_type_annotation_map({datetime: UTCDateTime})
+db.Model.registry.update_type_annotation_map({datetime: UTCDateTime})  # type: ignore[attr-defined]
 
 _reading: WeakKeyDictionary[Engine, Engine] = WeakKeyDictionary()
 _guarded: WeakSet[Engine] = WeakSet()
@@ -147,7 +149,7 @@ class DatabaseManager:
         self._app = app
 
     @contextmanager
-    def session(self) -> Iterator[scoped_session[Session]]:
+    def session(self) -> Iterator[scoped_session[FlaskSession]]:
         """Open `db.session`, commit at the end, roll back on an exception.
 
         Inside a request or a job it is that one's session, and that one commits; so does the
@@ -243,6 +245,12 @@ def guard(engine: Engine, config: Config, *, limited: bool = True) -> None:
 
 
 def _guard_sqlite(engine: Engine) -> None:
+    @event.listens_for(engine, "do_connect")
+    def make_folder(_dialect: Any, _record: Any, args: list[Any], _options: Any) -> None:
+        # With the file, when it is first opened: create_app() itself writes nothing.
+        if args and args[0] and ":memory:" not in args[0]:
+            Path(args[0]).parent.mkdir(parents=True, exist_ok=True)
+
     @event.listens_for(engine, "connect")
     def pragmas(connection: Any, _record: ConnectionPoolEntry) -> None:
         connection.isolation_level = None  # we begin transactions ourselves
@@ -390,7 +398,7 @@ def lock_row(statement: sa.Select[Any]) -> sa.Select[Any]:
     return statement.with_for_update()
 
 
-class joined(sa.sql.functions.GenericFunction[str]):  # noqa: N801 - it is used as a function
+class joined(sa.sql.functions.GenericFunction[str]):
     """Aggregate texts, with a comma between; None for no rows.
 
     SQLAlchemy's `aggregate_strings` renders its separator anew at every execution.
@@ -413,8 +421,8 @@ def _group_concat(element: joined, compiler: Any, **options: Any) -> str:
 def dialect_insert(table: Any) -> Any:
     """INSERT with ON CONFLICT for the database at hand."""
     if current_app and db.engine.dialect.name == "sqlite":
-        return sa.dialects.sqlite.insert(table)
-    return sa.dialects.postgresql.insert(table)
+        return sqlite.insert(table)
+    return postgresql.insert(table)
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What happens around every request: its id, its body's rules, headers of the answer, a log line."""
+"""What happens around every request: its id, its body's rules, the answer's headers, a log line."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Request(flask.Request):
     ) -> Any:
         """The whole body, measured: a cut one is refused, also where no length was declared."""
         if parse_form_data or hasattr(self, "_cached_data"):
-            return super().get_data(cache, as_text, parse_form_data)
+            return super().get_data(cache, as_text, parse_form_data)  # type: ignore[call-overload]
         limit, declared = self.max_content_length, self.content_length
         if limit is not None and declared is not None and declared > limit:
             raise PayloadTooLarge
@@ -174,9 +174,7 @@ class AnswerHeaders:
         headers = SECURITY_HEADERS + ((HSTS,) if config.is_production else ())
         self.headers = [(name.lower(), (name, value)) for name, value in headers]
 
-    def __call__(
-        self, environ: WSGIEnvironment, start_response: StartResponse
-    ) -> Iterable[bytes]:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
 
         def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
@@ -189,7 +187,7 @@ class AnswerHeaders:
 
 
 class LazySessions(SecureCookieSessionInterface):
-    """Flask's cookie sessions, for applications that use them; free for requests without cookies."""
+    """Flask's cookie sessions, for applications that use them; free without a cookie."""
 
     def open_session(self, app: Flask, request: flask.Request) -> SecureCookieSession | None:
         if "HTTP_COOKIE" not in request.environ:
@@ -228,7 +226,7 @@ def init_app(app: Flask, config: Config) -> None:
 
 
 def log_requests(app: Flask) -> None:
-    """Write one line for each request; called last at assembly, so that it sees the final answer."""
+    """Write one line for each request; called last, so that it sees the final answer."""
 
     @app.after_request
     def log(response: Response) -> Response:

@@ -31,7 +31,7 @@ WAIT_SECONDS = 2.0
 KEPT_HEADERS = ("Content-Type", "ETag", "Location")
 
 
-class IdempotencyKey(db.Model):  # type: ignore[name-defined,misc]
+class IdempotencyKey(db.Model):  # type: ignore[name-defined]
     """A claimed key; `status` is None while the answer is not known."""
 
     __tablename__ = "idempotency_keys"
@@ -72,9 +72,7 @@ def _claim() -> Response | None:
     mine = (_table.c.user_id == caller.id) & (_table.c.key == key)
     try:
         expired = _table.c.created_at < utcnow() - KEPT
-        db.session.execute(
-            sa.delete(IdempotencyKey).where(_table.c.user_id == caller.id, expired)
-        )
+        db.session.execute(sa.delete(IdempotencyKey).where(_table.c.user_id == caller.id, expired))
         db.session.add(IdempotencyKey(user_id=caller.id, key=key, fingerprint=fingerprint))
         db.session.flush()
     except (IntegrityError, OperationalError):

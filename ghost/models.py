@@ -13,7 +13,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 
-from ghost.database import Base, UTCDateTime, db
+from ghost.database import UTCDateTime, db
 from ghost.errors import NotFound
 from ghost.logging import user_id_var
 
@@ -52,7 +52,7 @@ def utcnow() -> datetime:
     return datetime.now(UTC)
 
 
-class Model(db.Model):  # type: ignore[name-defined,misc]
+class Model(db.Model):  # type: ignore[name-defined]
     """A table with a UUIDv7 key, made when the object is: the id exists before the flush."""
 
     __abstract__ = True
@@ -109,7 +109,7 @@ class VersionMixin:
     version: Mapped[int] = mapped_column(sa.Integer, default=1, sort_order=95)
 
     @declared_attr.directive
-    def __mapper_args__(cls) -> dict[str, Any]:  # noqa: N805
+    def __mapper_args__(cls) -> dict[str, Any]:
         return {"version_id_col": cls.version}
 
 
@@ -145,13 +145,13 @@ class Repository(Generic[ModelT]):
         """A select of the rows that count."""
         statement = sa.select(self.model)
         if self.soft and not with_deleted:
-            statement = statement.where(self.model.deleted_at.is_(None))  # type: ignore[attr-defined]
+            statement = statement.where(self.model.deleted_at.is_(None))
         return statement
 
     def find(self, key: UUID, *, with_deleted: bool = False) -> ModelT | None:
         """One row or None."""
         row = db.session.get(self.model, key)
-        if row is not None and self.soft and not with_deleted and row.is_deleted:  # type: ignore[attr-defined]
+        if row is not None and self.soft and not with_deleted and row.is_deleted:
             return None
         return row
 
@@ -214,14 +214,14 @@ class Repository(Generic[ModelT]):
     def delete(self, row: ModelT) -> None:
         """Delete one row, softly where the model can."""
         if self.soft:
-            row.deleted_at = utcnow()  # type: ignore[attr-defined]
+            row.deleted_at = utcnow()
         else:
             db.session.delete(row)
         db.session.flush()
 
     def restore(self, row: ModelT) -> ModelT:
         """Take back a soft deletion."""
-        row.deleted_at = None  # type: ignore[attr-defined]
+        row.deleted_at = None
         db.session.flush()
         return row
 
@@ -264,7 +264,7 @@ def ordered(
     return statement.order_by(model.id)
 
 
-def counted(statement: sa.Select[Any]) -> sa.Select[tuple[int]]:
+def counted(statement: sa.Select[Any]) -> sa.Select[int]:
     """Count what a select would return.
 
     Without the columns that it reads, where that counts the same: a subquery would compute them.

@@ -17,7 +17,7 @@ from ghost.access import identity
 from ghost.config import Config
 
 View = TypeVar("View", bound=Callable[..., Any])
-REDIS_SECONDS = 1.0
+REDIS_SECONDS = 1
 
 
 def source() -> str:
@@ -103,5 +103,5 @@ def init_app(app: Flask, config: Config) -> Limiter | None:
         elif mark:
             rate, key = mark
             rate = getattr(settings, rate, rate)
-            app.view_functions[endpoint] = limiter.limit(rate, key_func=key)(view)
+            app.view_functions[endpoint] = limiter.limit(rate, key_func=key)(view)  # type: ignore[assignment]
     return limiter

@@ -41,7 +41,8 @@ class FastJSONProvider(JSONProvider):
         return orjson.loads(s)
 
     def response(self, *args: Any, **kwargs: Any) -> Response:
-        return Response(dumps(self._prepare_response_obj(args, kwargs)), mimetype="application/json")
+        body = dumps(self._prepare_response_obj(args, kwargs))
+        return Response(body, mimetype="application/json")
 
 
 def meta() -> dict[str, Any]:

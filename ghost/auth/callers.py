@@ -81,10 +81,10 @@ def find_caller(user_id: UUID, session_id: UUID) -> Caller:
         row = connection.execute(_CALLER, values).first()
     if row is None:
         raise TokenRevoked
-    found: list[Any] = list(row)
+    found: list[Any] = [*row, session_id]
     found[4] = tuple(sorted(found[4].split(","))) if found[4] else ()
     found[5] = frozenset(found[5].split(",")) if found[5] else frozenset()
-    return Caller(*found, session_id=session_id)
+    return Caller(*found)
 
 
 class BearerLoader:

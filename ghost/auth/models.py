@@ -35,7 +35,7 @@ class Session(Model):
     user_agent: Mapped[str | None] = mapped_column(sa.String(300))
 
 
-class Throttle(db.Model):  # type: ignore[name-defined,misc]
+class Throttle(db.Model):  # type: ignore[name-defined]
     """How often something failed, or was asked for, within a window; the key is a hash."""
 
     __tablename__ = "throttles"

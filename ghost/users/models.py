@@ -46,7 +46,7 @@ class User(VersionMixin, AuditMixin, SoftDeleteMixin, TimestampMixin, Model):
         return sorted(link.role_name for link in self.role_links)
 
 
-class Role(TimestampMixin, db.Model):  # type: ignore[name-defined,misc]
+class Role(TimestampMixin, db.Model):  # type: ignore[name-defined]
     """A named set of permissions; USER, ADMIN and SUPER_ADMIN are always there."""
 
     __tablename__ = "roles"
@@ -64,7 +64,7 @@ class Role(TimestampMixin, db.Model):  # type: ignore[name-defined,misc]
         return sorted(grant.permission for grant in self.grants)
 
 
-class RolePermission(db.Model):  # type: ignore[name-defined,misc]
+class RolePermission(db.Model):  # type: ignore[name-defined]
     """One permission, granted to a role."""
 
     __tablename__ = "role_permissions"
@@ -75,7 +75,7 @@ class RolePermission(db.Model):  # type: ignore[name-defined,misc]
     permission: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
 
 
-class UserRole(db.Model):  # type: ignore[name-defined,misc]
+class UserRole(db.Model):  # type: ignore[name-defined]
     """A role, assigned to an account."""
 
     __tablename__ = "user_roles"
