@@ -11,7 +11,7 @@ from uuid import UUID
 import jwt
 import pytest
 import sqlalchemy as sa
-from auth_steps import OTHER_PASSWORD, PASSWORD, Account, Api, at_once
+from auth_steps import OTHER_PASSWORD, PASSWORD, Account, Api, at_once, meanwhile
 from flask import Flask
 
 from ghost.auth import sessions, tokens
@@ -296,13 +296,16 @@ def test_a_slow_refresh_does_not_set_back_what_faster_ones_did(
     decide = sessions.judge
     newest: list[str] = []
 
-    def late(*facts: Any) -> Verdict:
-        verdict = decide(*facts)
-        monkeypatch.setattr(sessions, "judge", decide)
+    def refresh_twice() -> str:
         token = ada.refresh_token
         for _ in range(2):
             token = api.refresh(token).json["data"]["refresh_token"]
-        newest.append(token)
+        return token
+
+    def late(*facts: Any) -> Verdict:
+        verdict = decide(*facts)
+        monkeypatch.setattr(sessions, "judge", decide)
+        newest.append(meanwhile(refresh_twice))
         return verdict
 
     monkeypatch.setattr(sessions, "judge", late)
