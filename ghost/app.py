@@ -52,6 +52,13 @@ class Application(Flask):
     def secret_key(self) -> str | bytes | None:  # type: ignore[override]
         return derived_key(self.extensions["ghost"].config, "flask")
 
+    def handle_user_exception(self, error: Exception) -> Any:
+        """Let a blueprint's error handler raise one of Ghost's errors, as a view would."""
+        try:
+            return super().handle_user_exception(error)
+        except errors.GhostError as raised:
+            return super().handle_user_exception(raised)
+
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Leave functions as they are: none is a coroutine, and asking costs more than calling."""
         return func
