@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).parent.parent / "ghost"
 
 FLOORS = {
     "assembly": {
-        "app", "cli", "devserver", "embedded", "processes", "server", "testing", "worker",
+        "app", "cli", "devserver", "embedded", "processes", "server", "supervisor",
+        "testing", "worker",
     },
     "rooms": {"auth", "docs", "health", "mail", "users"},
     "machinery": {"jobs"},

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from ghost import devserver
+from ghost import devserver, supervisor
 from ghost.config import Config
 from ghost.embedded import EmbeddedServer, Program
 
@@ -296,7 +296,7 @@ def test_a_broken_application_is_told_once_at_the_start(start, tmp_path):
     ],
 )
 def test_changes_of_code_and_configuration_are_watched(tmp_path, path, expected):
-    assert devserver.is_watched(tmp_path / path, tmp_path) is expected
+    assert supervisor.is_watched(tmp_path / path, tmp_path) is expected
 
 
 @pytest.mark.unit
@@ -304,7 +304,7 @@ def test_only_folders_that_may_hold_code_are_watched(tmp_path):
     for folder in ("orders/templates", ".git/objects", "web/node_modules/tool", "instance/logs"):
         (tmp_path / folder).mkdir(parents=True)
 
-    found = {str(path.relative_to(tmp_path)) for path in devserver.watched_folders(tmp_path)}
+    found = {str(path.relative_to(tmp_path)) for path in supervisor.watched_folders(tmp_path)}
 
     assert found == {".", "orders", "orders/templates", "web"}
 
@@ -355,3 +355,12 @@ def test_the_announcement_names_the_embedded_server(load_config, tmp_path):
 
     assert text.startswith("\nShop is running; Ctrl-C stops it.")
     assert "Valkey 9.1, embedded" in text
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("redis_url", [None, "redis://127.0.0.1:6379/0"])
+def test_the_plan_reaches_the_supervisor_as_it_was(load_config, redis_url):
+    plan = devserver.make_plan(load_config({"redis": {"url": redis_url}}))
+
+    assert supervisor.Plan.load(plan.dump()) == plan
+    assert (plan.server is None) is (redis_url is not None)
