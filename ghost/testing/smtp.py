@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import logging
 import threading
 import time
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ class SMTPServer:
     def __init__(self) -> None:
         self.messages: list[ReceivedMail] = []
         self._arrived = threading.Condition()
+        # It would tell of every connection, the last of them after pytest has closed its capture.
+        logging.getLogger("mail.log").setLevel(logging.WARNING)
         self.port = free_port()  # aiosmtpd 1.4.6 does not start on port 0
         self._controller = Controller(self, hostname="127.0.0.1", port=self.port)
         self._controller.start()
