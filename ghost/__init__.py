@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ghost.jobs import RetryLater as RetryLater
     from ghost.jobs import current_job as current_job
     from ghost.jobs import job as job
+    from ghost.jobs import job_failed as job_failed
     from ghost.models import AuditMixin as AuditMixin
     from ghost.models import Model as Model
     from ghost.models import Repository as Repository
@@ -67,7 +68,7 @@ _PUBLIC = {
         "BadRequest", "Conflict", "Forbidden", "GhostError", "NotFound", "PreconditionFailed",
         "ServiceUnavailable", "Unauthorized", "ValidationFailed",
     ),
-    "ghost.jobs": ("Permanent", "RetryLater", "current_job", "job"),
+    "ghost.jobs": ("Permanent", "RetryLater", "current_job", "job", "job_failed"),
     "ghost.models": (
         "AuditMixin", "Model", "Repository", "SoftDeleteMixin", "TimestampMixin", "VersionMixin",
         "utcnow", "uuid7",

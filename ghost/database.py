@@ -87,7 +87,7 @@ class Base(DeclarativeBase):
 class ReadOnlyRequest(RuntimeError):
     """A view of GET or HEAD tried to write: safe methods change nothing.
 
-    Move the write to a POST, or to a job: `my_job.enqueue(...)` inside `db_manager.transaction()`.
+    Move the write, the enqueueing of a job too, to a POST.
     """
 
 
