@@ -8,7 +8,6 @@ where imports stand in functions.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -123,14 +122,13 @@ def smtp_server(_smtp: SMTPServer) -> SMTPServer:
 @pytest.fixture(scope="session")
 def _database(request: pytest.FixtureRequest) -> Iterator[TestDatabase]:
     from ghost.testing.databases import PostgreSQLDatabase, SQLiteDatabase
-    from ghost.testing.servers import make_scratch_folder
+    from ghost.testing.servers import scratch_folder
 
     if _database_name() == "postgresql":
         yield PostgreSQLDatabase(request.getfixturevalue("postgres"))
         return
-    folder = make_scratch_folder()
-    yield SQLiteDatabase(folder)
-    shutil.rmtree(folder, ignore_errors=True)
+    with scratch_folder() as folder:
+        yield SQLiteDatabase(folder)
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
@@ -139,6 +139,21 @@ def make_scratch_folder() -> Path:
     if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > SCRATCH_BYTES:
         base = memory
     return Path(tempfile.mkdtemp(prefix="ghost-", dir=base))
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Such a folder for a block; gone after it, and also when this process is killed."""
+    folder = make_scratch_folder()
+    watch = subprocess.Popen(
+        ["/bin/sh", "-c", 'read -r line; rm -rf "$1"', "sh", str(folder)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        yield folder
+    finally:
+        watch.communicate()
 
 
 def _has_ended(pid: int) -> bool:
