@@ -133,6 +133,18 @@ def test_a_used_token_is_used(user: User) -> None:
         tokens.find(tokens.text_of(row), RESET_PASSWORD)
 
 
+def test_an_expired_token_is_neither_found_nor_used(user: User) -> None:
+    row = tokens.issue(user.id, user.email, 1, VERIFY_EMAIL, -1)
+    db.session.commit()
+
+    assert not row.is_live
+    with pytest.raises(TokenUsed):
+        tokens.find(tokens.text_of(row), VERIFY_EMAIL)
+    with pytest.raises(TokenUsed):
+        tokens.use(row)
+    assert tokens.find_live(user.id, VERIFY_EMAIL) is None
+
+
 def test_a_rolled_back_use_did_not_happen(user: User) -> None:
     row = issue(user)
     tokens.use(row)
