@@ -39,7 +39,8 @@ def find_imports(paths: Iterable[Path]) -> set[str]:
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module.split(".")[0])
-    return found - sys.stdlib_module_names - {"ghost", "__main__"}
+    # _typeshed is the type checker's own.
+    return found - sys.stdlib_module_names - {"ghost", "__main__", "_typeshed"}
 
 
 def requirement_names(lines: list[str]) -> set[str]:
