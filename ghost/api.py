@@ -6,7 +6,7 @@ import http
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import cache, wraps
+from functools import cache, lru_cache, wraps
 from typing import Any, TypeVar, cast
 
 import flask_smorest
@@ -480,12 +480,29 @@ def _arranged(
     return statement.order_by(model.id.desc())
 
 
-def _page(statement: sa.Select[Any], page: int, per_page: int, dump: Dumper) -> Response:
-    total = db.session.scalar(counted(statement)) or 0
-    rows: Any = db.session.execute(statement.limit(per_page).offset((page - 1) * per_page))
+@lru_cache(maxsize=256)
+def _paged(statement: sa.Select[Any]) -> tuple[sa.Select[int], sa.Select[Any], bool]:
+    """The count and the page of a select, and whether it selects one model's objects.
+
+    Kept for statements that a room builds once: making these costs more than running them.
+    """
     described = statement.column_descriptions
-    if len(described) == 1 and isinstance(described[0]["type"], type):
-        rows = rows.scalars()
+    objects = len(described) == 1 and isinstance(described[0]["type"], type)
+    page = statement.limit(sa.bindparam("page_limit", type_=sa.Integer))
+    page = page.offset(sa.bindparam("page_offset", type_=sa.Integer))
+    return counted(statement), page, objects
+
+
+def _page(statement: sa.Select[Any], page: int, per_page: int, dump: Dumper) -> Response:
+    count, select, objects = _paged(statement)
+    window = {"page_limit": per_page, "page_offset": (page - 1) * per_page}
+    connection = db.session.connection()
+    total = connection.scalar(count) or 0
+    rows: Sequence[Any]
+    if objects:
+        rows = db.session.scalars(select, window).all()
+    else:
+        rows = connection.execute(select, window).all()
     data = [dump(row) for row in rows]
     return json_response(envelope(data, pagination=page_facts(page, per_page, total)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from operator import attrgetter, itemgetter
 from typing import Any
@@ -76,7 +76,7 @@ def dumper(schema: ma.Schema) -> Dumper:
 
     def dump(value: Any) -> Any:
         try:
-            got = from_mapping(value) if isinstance(value, Mapping) else from_object(value)
+            got = from_mapping(value) if isinstance(value, dict) else from_object(value)
         except (AttributeError, KeyError):  # marshmallow leaves out what is not there
             return schema.dump(value, many=False)
         result = dict(zip(names, got, strict=True))
