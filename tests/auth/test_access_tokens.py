@@ -13,7 +13,15 @@ from uuid import uuid4
 import jwt
 import pytest
 from auth_steps import Account, Api
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 from flask import Flask
+from flask_jwt_extended import jwt_required
 
 from ghost.auth import tokens
 
@@ -236,3 +244,92 @@ def test_tokens_hold_no_personal_data(ada: Account) -> None:
 def test_answers_to_a_caller_are_not_kept_by_caches(api: Api, ada: Account) -> None:
     assert api.get("/me", ada.access_token).headers["Cache-Control"] == "no-store"
     assert api.login(ada.email).headers["Cache-Control"] == "no-store"
+
+
+# --- Keys -----------------------------------------------------------------------------------------
+
+
+def pem_pair() -> tuple[str, str]:
+    private = Ed25519PrivateKey.generate()
+    return (
+        private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
+        private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(),
+    )
+
+
+def me(app: Flask, token: str) -> int:
+    return Api(app).get("/me", token).status_code
+
+
+def test_an_earlier_key_is_accepted_while_it_is_listed_so_nobody_is_logged_out(
+    make_app: Callable[..., Flask], ada: Account
+) -> None:
+    old, new = "the first signing key, long enough", "the second signing key, long enough"
+    token = (
+        Api(make_app({"auth": {"jwt_secret_key": old}}))
+        .login(ada.email)
+        .json["data"]["access_token"]
+    )
+
+    rotated = make_app({"auth": {"jwt_secret_key": new, "jwt_previous_secret_keys": [old]}})
+    dropped = make_app({"auth": {"jwt_secret_key": new}})
+
+    assert (me(rotated, token), me(dropped, token)) == (200, 401)
+    fresh = Api(rotated).login(ada.email).json["data"]["access_token"]
+    assert me(dropped, fresh) == 200  # the new key signs
+
+
+def test_tokens_can_be_signed_with_a_key_pair_that_is_rotated_by_its_id(
+    make_app: Callable[..., Flask], ada: Account
+) -> None:
+    (private, public), (newer_private, newer_public) = pem_pair(), pem_pair()
+    settings = {"jwt_algorithm": "EdDSA", "jwt_private_key": private}
+    first = make_app({"auth": {**settings, "jwt_public_keys": {"first": public}}})
+    token = Api(first).login(ada.email).json["data"]["access_token"]
+    both = {"first": public, "second": newer_public}
+    second = make_app(
+        {"auth": {**settings, "jwt_private_key": newer_private, "jwt_public_keys": both}}
+    )
+
+    newer = Api(second).login(ada.email).json["data"]["access_token"]
+
+    assert jwt.get_unverified_header(token)["kid"] == "first"
+    assert jwt.get_unverified_header(newer)["kid"] == "second"
+    assert [me(second, token), me(second, newer)] == [200, 200]
+    assert me(first, newer) == 401
+
+
+def test_a_public_key_can_not_be_used_as_a_secret(
+    make_app: Callable[..., Flask], ada: Account, forge: Callable[..., str]
+) -> None:
+    private, public = pem_pair()
+    app = make_app(
+        {
+            "auth": {
+                "jwt_algorithm": "EdDSA",
+                "jwt_private_key": private,
+                "jwt_public_keys": {"first": public},
+            }
+        }
+    )
+
+    assert me(app, forge(key=public.encode(), headers={"kid": "first"})) == 401
+
+
+def test_flask_jwt_extendeds_own_decorator_has_the_same_rules(
+    make_app: Callable[..., Flask], ada: Account, run_sql: RunSql
+) -> None:
+    app = make_app({})
+    app.add_url_rule("/plain", view_func=jwt_required()(lambda: "in"), endpoint="plain")
+
+    def call(token: str | None) -> Any:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return app.test_client().get("/plain", headers=headers)
+
+    assert call(ada.access_token).text == "in"
+    for bad in (None, "garbage", ada.refresh_token):
+        answer = call(bad)
+        assert answer.status_code == 401, bad
+        assert answer.json["success"] is False
+    run_sql("UPDATE users SET session_epoch = session_epoch + 1")
+    assert call(ada.access_token).json["error"]["code"] == "token_revoked"

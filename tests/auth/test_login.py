@@ -7,10 +7,11 @@ from typing import Any
 
 import bcrypt
 import pytest
-from auth_steps import OTHER_PASSWORD, PASSWORD, Account, Api, at_once
+from auth_steps import OTHER_PASSWORD, PASSWORD, Account, Api, at_once, meanwhile
 from flask import Flask
 
 from ghost import passwords
+from ghost.auth import services
 from ghost.database import db
 
 
@@ -170,6 +171,20 @@ def test_a_cheaper_hash_is_replaced_when_its_owner_logs_in(
     assert run_sql("SELECT password_hash FROM users")[0][0].startswith("$2b$05$")
     dearer.login("ada")
     assert api.is_logged_in(ada.access_token)
+
+
+def test_an_account_that_is_deleted_while_its_password_is_checked_is_not_let_in(
+    api: Api, ada: Account, run_sql: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verify = services.verify_password
+
+    def slowly(password: str, stored: str | None) -> bool:
+        meanwhile(lambda: delete(run_sql, ada.email))
+        return verify(password, stored)
+
+    monkeypatch.setattr(services, "verify_password", slowly)
+
+    api.login(ada.email, expect=401)
 
 
 def test_dead_sessions_are_deleted_at_the_next_log_in(

@@ -364,6 +364,16 @@ def test_refreshes_are_limited_per_session(make_app: Callable[..., Flask], ada: 
     assert limited.refresh(other).status_code == 200
 
 
+def test_bad_refresh_tokens_are_limited_per_source(
+    make_app: Callable[..., Flask], app: Flask
+) -> None:
+    limited = Api(make_app({"ratelimit": {"enabled": True, "refresh": "2/minute"}}))
+
+    answers = [limited.refresh(f"bad {number}").status_code for number in range(3)]
+
+    assert answers == [401, 401, 429]
+
+
 def test_passwords_are_not_what_a_refresh_depends_on(api: Api, ada: Account) -> None:
     api.post(
         "/change-password",
