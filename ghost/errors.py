@@ -174,6 +174,12 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(Exception, _unexpected)
 
 
+def code_of(status: int) -> str:
+    """The stable word for an HTTP status of 400 and more."""
+    cls = _BY_STATUS.get(status, BadRequest if status < 500 else InternalError)
+    return cls.code
+
+
 def _ghost_error(error: GhostError) -> ResponseReturnValue:
     return error_response(error.status, error.code, error.message, error.details, error.headers)
 
@@ -193,8 +199,7 @@ def _http_error(error: HTTPException) -> ResponseReturnValue:
     details = data.get("messages") or data.get("errors")
     cls = _BY_STATUS.get(status)
     if cls is None:
-        code = "bad_request" if status < 500 else "internal_error"
-        return error_response(status, code, error.name + ".", details, headers)
+        return error_response(status, code_of(status), error.name + ".", details, headers)
     if status == 503:
         headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
     if status == 401:

@@ -9,9 +9,16 @@ import os
 import sys
 from typing import Any
 
+from gunicorn import util
+
 from ghost import logging
 from ghost.config import Config, ConfigError
+from ghost.errors import code_of
 from ghost.health import metrics
+from ghost.http import SECURITY_HEADERS
+from ghost.logging import request_id_var
+from ghost.models import uuid7
+from ghost.responses import error_response
 
 __all__ = [
     "accesslog",
@@ -96,3 +103,21 @@ def on_starting(server: Any) -> None:
 def child_exit(server: Any, worker: Any) -> None:
     """Take a worker that is gone out of the gauges."""
     metrics.mark_dead(worker.pid)
+
+
+def write_error(sock: Any, status: int, reason: str, _message: str) -> None:
+    """Tell a client in the envelope that gunicorn could make nothing of its request."""
+    token = request_id_var.set(str(uuid7()))
+    try:
+        response = error_response(status, code_of(status), f"{reason}.")
+        response.headers.extend([*SECURITY_HEADERS, ("X-Request-ID", request_id_var.get() or "")])
+    finally:
+        request_id_var.reset(token)
+    response.headers["Connection"] = "close"
+    head = f"HTTP/1.1 {status} {reason}\r\n{response.headers}"
+    util.write_nonblock(sock, head.encode("latin1") + response.get_data())
+
+
+# gunicorn 27.0 has no setting for what it answers to requests that never reach the application:
+# too long a line or too many headers, say. Its own page is HTML, and repeats what was sent.
+util.write_error = write_error

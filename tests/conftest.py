@@ -1,0 +1,25 @@
+"""What tests in every folder share: the lab, an application on the foundation alone."""
+
+from __future__ import annotations
+
+import pytest
+from flask import Flask
+from lab import build_lab, create_tables
+
+from ghost.testing.applications import Factory
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "lab: `app` is the application of tests/lab.py")
+
+
+@pytest.fixture
+def app_factory(request: pytest.FixtureRequest, app_factory: Factory) -> Factory:
+    return build_lab if request.node.get_closest_marker("lab") else app_factory
+
+
+@pytest.fixture
+def app(request: pytest.FixtureRequest, app: Flask) -> Flask:
+    if request.node.get_closest_marker("lab"):
+        create_tables(app)
+    return app
