@@ -56,7 +56,7 @@ def init_app(app: Flask, config: Config) -> None:
 
 def _claim() -> Response | None:
     """Claim the request's key, or answer what it was answered before."""
-    key = request.headers.get("Idempotency-Key")
+    key = request.environ.get("HTTP_IDEMPOTENCY_KEY")
     if key is None or not _applies():
         return None
     if not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
