@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+API_PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 FILE = re.compile(r"^```\w+\n(# (\S+\.(?:py|yaml))\n.*?)^```$", re.MULTILINE | re.DOTALL)
 STEP = re.compile(r"^<!-- step: (\w+) -->\n```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -115,6 +116,13 @@ class Server:
         )
         assert status == 201, answer
         return str(answer["data"]["access_token"])
+
+
+def read_answers(printed: str) -> list[Any]:
+    """The JSON answers in what curl printed, in order."""
+    decoder = json.JSONDecoder()
+    starts = [match.start() for match in re.finditer(r'\{"success":', printed)]
+    return [decoder.raw_decode(printed, start)[0] for start in starts]
 
 
 def build_wheel(folder: Path) -> Path:
@@ -257,9 +265,33 @@ def test_the_calls_of_the_page_work_when_they_are_typed(shop, dev):
 
     printed = shop.run(calls)
 
-    placed, listed = (json.loads(text) for text in re.split(r"(?<=\})\n*(?=\{\"success)", printed))
+    placed, listed = read_answers(printed)
     assert placed["data"]["status"] == "new"
     assert [order["id"] for order in listed["data"]] == [placed["data"]["id"]]
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_the_calls_of_the_page_on_the_api_are_answered_as_it_says(shop, dev):
+    shop.run(
+        "echo 'a long walk home' |"
+        " flask users create you@example.org --role SUPER_ADMIN --password-stdin"
+    )
+    calls = "".join(re.findall(r"^```sh\n(.*?)^```$", API_PAGE, re.MULTILINE | re.DOTALL))
+
+    printed = shop.run(calls.replace("http://127.0.0.1:8080", dev.url))
+
+    told = [
+        (answer["data"] or {}, answer.get("error", {}).get("code"))
+        for answer in read_answers(printed)
+    ]
+    (_, me, refused, page, invited, again, changed, stale) = told
+    assert me[0]["email"] == "you@example.org"
+    assert refused[1] == "validation_error"
+    assert "ada@example.com" in [user["email"] for user in page[0]]
+    assert invited == again
+    assert printed.count("Idempotent-Replayed: true") == 1
+    assert changed[0]["full_name"] == "Bob"
+    assert stale[1] == "precondition_failed"
 
 
 def test_taking_up_the_same_ghost_again_changes_nothing(shop):
