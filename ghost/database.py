@@ -7,11 +7,13 @@ write) loses updates silently. Requests that only read begin none at all, on eit
 from __future__ import annotations
 
 import os
+import re
 import select
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 from weakref import WeakKeyDictionary, WeakSet
@@ -25,7 +27,7 @@ from flask_sqlalchemy.session import Session as FlaskSession
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, ORMExecuteState, scoped_session
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
@@ -110,13 +112,49 @@ class Session(FlaskSession):
 def _refuse_flush(session: Session, _context: Any, _instances: Any) -> None:
     if session.readonly and (session.new or session.dirty or session.deleted):
         raise ReadOnlyRequest(ReadOnlyRequest.__doc__)
+    if session.get_bind().dialect.name == "sqlite":
+        for row in (*session.new, *session.dirty):
+            _refuse_misfits(row)
+
+
+def _refuse_misfits(row: Any) -> None:
+    """Refuse what PostgreSQL would refuse, so that both databases give the same answer.
+
+    :raises sqlalchemy.exc.DataError: a value is too long, too large, or holds a NUL.
+    """
+    state = sa.inspect(row)
+    for attribute in state.mapper.column_attrs:
+        value = state.dict.get(attribute.key)
+        if value is not None and not _fits(value, attribute.columns[0].type):
+            misfit = ValueError(f"a value does not fit {attribute.columns[0]}")
+            raise sa.exc.DataError(None, None, misfit, hide_parameters=True)
+
+
+def _fits(value: Any, kind: sa.types.TypeEngine[Any]) -> bool:
+    if isinstance(value, str):
+        length = kind.length if isinstance(kind, sa.String) else None
+        return "\0" not in value and (length is None or len(value) <= length)
+    if isinstance(value, int) and isinstance(kind, sa.Integer):
+        small, big = isinstance(kind, sa.SmallInteger), isinstance(kind, sa.BigInteger)
+        limit = 2 ** (15 if small else 63 if big else 31)
+        return -limit <= value < limit
+    if isinstance(value, Decimal) and isinstance(kind, sa.Numeric) and kind.precision is not None:
+        return abs(value) < Decimal(10) ** (kind.precision - (kind.scale or 0))
+    return True
 
 
 @event.listens_for(Session, "do_orm_execute")
 def _refuse_statement(state: ORMExecuteState) -> None:
+    if not getattr(state.session, "readonly", False):
+        return
     writes = state.is_insert or state.is_update or state.is_delete
-    if writes and getattr(state.session, "readonly", False):
+    if not (writes or state.is_select):  # text, DDL
+        writes = not _READS.match(str(state.statement))
+    if writes:
         raise ReadOnlyRequest(ReadOnlyRequest.__doc__)
+
+
+_READS = re.compile(r"\s*(?:select|values|with|table|show|explain|pragma)\b", re.IGNORECASE)
 
 
 db = SQLAlchemy(
@@ -235,10 +273,22 @@ def migration_engine() -> Engine:
 def guard(engine: Engine, config: Config, *, limited: bool = True) -> None:
     """Give an engine its transaction rules, its limits, and safety over fork."""
     _guarded.add(engine)
+    event.listen(engine, "handle_error", _blame_the_value)
     if engine.dialect.name == "sqlite":
         _guard_sqlite(engine)
     else:
         _guard_postgresql(engine, config, limited)
+
+
+def _blame_the_value(context: ExceptionContext) -> BaseException | None:
+    """Turn Python's own errors, that drivers raise for values they can't send, into a DataError.
+
+    A NUL for PostgreSQL, half a character, an integer beyond 64 bits for SQLite.
+    """
+    original = context.original_exception
+    if context.sqlalchemy_exception is None and isinstance(original, ValueError | OverflowError):
+        return sa.exc.DataError(context.statement, None, original, hide_parameters=True)
+    return None
 
 
 # --- SQLite ---------------------------------------------------------------------------------------

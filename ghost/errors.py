@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
@@ -214,8 +215,10 @@ def _database_error(error: sa_exc.SQLAlchemyError) -> ResponseReturnValue:
         conflict = _conflict_of(error)
         logger.info("integrity: {}", conflict.details)
         return _ghost_error(conflict)
-    if isinstance(error, sa_exc.DataError):
-        logger.bind(error=str(error.orig)).warning("the database refused a value")
+    if _is_misfit(error):
+        logger.bind(error=str(getattr(error, "orig", error))).warning(
+            "the database refused a value"
+        )
         return _ghost_error(ValidationFailed("A value does not fit."))
     if is_unavailable(error):
         logger.bind(error=str(getattr(error, "orig", error))).error("the database is unavailable")
@@ -223,28 +226,78 @@ def _database_error(error: sa_exc.SQLAlchemyError) -> ResponseReturnValue:
     return _unexpected(error)
 
 
+# What SQLite says when its file is busy, full, damaged or gone; the rest are errors of ours.
+_SQLITE_AWAY = frozenset(
+    {
+        sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_READONLY,
+    }
+)  # fmt: skip
+_UNIQUE_VIOLATION = "23505"
+_READ_ONLY_TRANSACTION = "25006"  # a standby that is not promoted yet
+_PROGRAM_LIMIT = "54"  # a class: a value is too long for an index, say
+
+
 def is_unavailable(error: BaseException) -> bool:
     """Tell whether a database error means that it is away, hanging or busy, not that we erred."""
     if isinstance(error, sa_exc.TimeoutError):  # no connection of the pool came free
         return True
-    if isinstance(error, sa_exc.DBAPIError) and error.connection_invalidated:
+    if not isinstance(error, sa_exc.DBAPIError):
+        return False
+    sqlite_code = getattr(error.orig, "sqlite_errorcode", None)
+    if sqlite_code is not None:
+        return sqlite_code & 0xFF in _SQLITE_AWAY
+    if error.connection_invalidated or _pgcode(error) == _READ_ONLY_TRANSACTION:
         return True
-    if isinstance(error, sa_exc.OperationalError):
-        # SQLite also calls a missing table operational: that one is a bug.
-        return "no such" not in str(error.orig)
-    return isinstance(error, sa_exc.InterfaceError)
+    lost = isinstance(error, sa_exc.OperationalError | sa_exc.InterfaceError)
+    return lost and not _is_too_much(error)
 
 
-_UNIQUE_COLUMN = re.compile(r"UNIQUE constraint failed: (?:index ')?([\w., ]+)|Key \((.+?)\)=")
+def _is_misfit(error: sa_exc.SQLAlchemyError) -> bool:
+    """Tell whether a value that came from outside is to blame."""
+    return isinstance(error, sa_exc.DataError) or (
+        isinstance(error, sa_exc.DBAPIError) and _is_too_much(error)
+    )
+
+
+def _is_too_much(error: sa_exc.DBAPIError) -> bool:
+    return _pgcode(error).startswith(_PROGRAM_LIMIT)
+
+
+def _pgcode(error: sa_exc.DBAPIError) -> str:
+    return getattr(error.orig, "pgcode", None) or ""
+
+
+_SQLITE_UNIQUE = re.compile(r"UNIQUE constraint failed: (?:index '(\w+)'|([\w., ]+))")
+_LAST_WORD = re.compile(r"(\w+)\W*\Z")
 
 
 def _conflict_of(error: sa_exc.IntegrityError) -> Conflict:
-    """Name the field of a violated unique constraint, as far as the database tells it."""
-    found = _UNIQUE_COLUMN.search(str(error.orig))
-    if not found:
+    """Name the field of a violated unique constraint, by its last column on every database."""
+    failed = _SQLITE_UNIQUE.search(str(error.orig))
+    name = column = None
+    if failed:
+        name, column = failed.groups()
+    elif _pgcode(error) == _UNIQUE_VIOLATION:
+        name = error.orig.diag.constraint_name  # type: ignore[union-attr]
+    else:
         return Conflict("This is at odds with other data.")
-    column = (found.group(1) or found.group(2)).split(",")[-1].split(".")[-1]
-    return Conflict(field=re.sub(r"^.*?(\w+)\W*$", r"\1", column))
+    column = column or _last_column(name) or ""
+    word = _LAST_WORD.search(column.partition("::")[0])
+    return Conflict(field=word.group(1) if word else None)
+
+
+def _last_column(name: str | None) -> str | None:
+    """The last column, or expression, of a unique constraint or index of our models."""
+    for table in current_app.extensions["sqlalchemy"].metadata.tables.values():
+        for constraint in table.constraints:
+            if constraint.name == name and len(constraint.columns):
+                return str(list(constraint.columns)[-1].name)
+        for index in table.indexes:
+            if index.name == name:
+                return str(index.expressions[-1])
+    return None
 
 
 def _stale(_error: StaleDataError) -> ResponseReturnValue:
