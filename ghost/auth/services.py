@@ -40,7 +40,6 @@ from ghost.users.names import username_key
 from ghost.users.services import (
     add_user,
     end_sessions,
-    get_user,
     lock_user,
     update_user,
 )
@@ -57,6 +56,21 @@ _LOGIN_COLUMNS = (
     _users.c.is_verified,
 )
 
+# Built once: building a statement costs more than running it.
+_ACCOUNT: sa.Select[*tuple[Any, ...]] = sa.select(*_LOGIN_COLUMNS)
+_BY_ID = _ACCOUNT.where(_users.c.id == sa.bindparam("user_id"))
+_NAMED = _ACCOUNT.where(_users.c.deleted_at.is_(None))
+_BY_EMAIL = _NAMED.where(_users.c.email == sa.bindparam("name"))
+_BY_USERNAME = _NAMED.where(_users.c.username_key == sa.bindparam("name"))
+_NOTE_LOGIN = (
+    sa.update(_users)
+    .where(_users.c.id == sa.bindparam("user_id"), _users.c.deleted_at.is_(None))
+    .values(
+        last_login_at=sa.bindparam("now"),
+        updated_at=_users.c.updated_at,
+        updated_by=_users.c.updated_by,
+    )
+)
 
 CODE_TRIES = 5
 WRONG = "E-mail, username or password is wrong."
@@ -91,7 +105,7 @@ def register(
     return user, session
 
 
-def log_in(identifier: str, password: str, client: Client) -> tuple[User, Session]:
+def log_in(identifier: str, password: str, client: Client) -> Session:
     """Check a password and open a session.
 
     An unknown account, a wrong password and an account without one cost the same work and get
@@ -104,20 +118,18 @@ def log_in(identifier: str, password: str, client: Client) -> tuple[User, Sessio
     :raises EmailNotVerified: the password is right, but the configuration wants more.
     """
     settings = current_config().auth
-    name, is_meant = _meant_by(identifier)
+    name, statement = _meant_by(identifier)
     with db_manager.connection() as connection:
-        account = connection.execute(
-            sa.select(*_LOGIN_COLUMNS).where(is_meant, _users.c.deleted_at.is_(None))
-        ).first()
-        key = throttle.key_of("login", str(account.id) if account else name)
-        throttle.check(connection, key, settings.throttle_failures)
+        account = connection.execute(statement, {"name": name}).first()
+    user_id = account.id if account else None
+    key = throttle.key_of("login", str(user_id or name))
+    _check_throttle(key, user_id, client)
     is_right = verify_password(password, account.password_hash if account else None)
     if account is None or not is_right:
-        _count_failure(key, account.id if account else None, client)
+        _count_failure(key, user_id, client)
         raise Unauthorized(WRONG)
-    with db_manager.connection() as connection:
-        # Once more: of many guesses at once, no more than the limit may learn how they fared.
-        throttle.check(connection, key, settings.throttle_failures)
+    # Once more: of many guesses at once, no more than the limit may learn how they fared.
+    _check_throttle(key, user_id, client)
     if not account.is_active:
         _log_refusal("account_disabled", account.id, client)
         raise AccountDisabled
@@ -128,13 +140,7 @@ def log_in(identifier: str, password: str, client: Client) -> tuple[User, Sessio
 
     # The row first: log-ins of one account take turns from here on. Its version stays, since
     # nothing changed that an administrator could overwrite.
-    found: Any = db.session.execute(
-        sa.update(_users)
-        .where(_users.c.id == account.id, _users.c.deleted_at.is_(None))
-        .values(
-            last_login_at=utcnow(), updated_at=_users.c.updated_at, updated_by=_users.c.updated_by
-        )
-    )
+    found: Any = db.session.execute(_NOTE_LOGIN, {"user_id": account.id, "now": utcnow()})
     if not found.rowcount:  # deleted while bcrypt worked
         raise Unauthorized(WRONG)
     if better_hash:
@@ -144,26 +150,23 @@ def log_in(identifier: str, password: str, client: Client) -> tuple[User, Sessio
             .values(password_hash=better_hash)
         )
     session = open_session(account.id, account.session_epoch, client)
-    user = get_user(account.id)
     logger.bind(
         event="login",
-        user_id=str(user.id),
+        user_id=str(account.id),
         session_id=str(session.id),
         ip_address=client.ip_address,
     ).info("logged in")
-    return user, session
+    return session
 
 
-def _meant_by(identifier: str) -> tuple[str, sa.ColumnElement[bool]]:
-    """The canonical form of a log-in name, and the condition that finds its account."""
-    if "@" in identifier:
-        try:
-            email = canonical_email(identifier)
-        except ValueError:  # nobody's; asked for all the same
-            email = identifier.casefold()
-        return email, _users.c.email == email
-    name = username_key(identifier)
-    return name, _users.c.username_key == name
+def _meant_by(identifier: str) -> tuple[str, sa.Select[*tuple[Any, ...]]]:
+    """The canonical form of a log-in name, and the statement that finds its account."""
+    if "@" not in identifier:
+        return username_key(identifier), _BY_USERNAME
+    try:
+        return canonical_email(identifier), _BY_EMAIL
+    except ValueError:  # nobody's; asked for all the same
+        return identifier.casefold(), _BY_EMAIL
 
 
 def _better_hash(password: str, password_hash: str) -> str | None:
@@ -174,6 +177,19 @@ def _better_hash(password: str, password_hash: str) -> str | None:
     return None
 
 
+def _check_throttle(key: str, user_id: UUID | None, client: Client) -> None:
+    """Refuse to look at a password when too many were wrong.
+
+    :raises Throttled: with the time to wait.
+    """
+    with db_manager.connection() as connection:
+        try:
+            throttle.check(connection, key, current_config().auth.throttle_failures)
+        except Throttled:
+            _log_refusal("throttled", user_id, client)
+            raise
+
+
 def _count_failure(key: str, user_id: UUID | None, client: Client) -> None:
     """Count a wrong password for good, in a transaction of its own.
 
@@ -182,22 +198,24 @@ def _count_failure(key: str, user_id: UUID | None, client: Client) -> None:
     settings = current_config().auth
     with db_manager.transaction() as connection:
         count, expires_at = throttle.count(connection, key, settings.throttle_window)
+    if count > settings.throttle_failures:
+        _log_refusal("throttled", user_id, client)
+        raise Throttled(settings.throttle_failures, expires_at)
     # What was typed is not logged: people type passwords into the wrong field.
-    log = logger.bind(
+    logger.bind(
         event="login_failed",
         user_id=str(user_id) if user_id else None,
         ip_address=client.ip_address,
         failures=count,
-    )
-    if count > settings.throttle_failures:
-        log.warning("a log-in failed; the account is throttled")
-        raise Throttled(settings.throttle_failures, expires_at)
-    log.warning("a log-in failed")
+    ).warning("a log-in failed")
 
 
-def _log_refusal(reason: str, user_id: UUID, client: Client) -> None:
+def _log_refusal(reason: str, user_id: UUID | None, client: Client) -> None:
     logger.bind(
-        event="login_refused", reason=reason, user_id=str(user_id), ip_address=client.ip_address
+        event="login_refused",
+        reason=reason,
+        user_id=str(user_id) if user_id else None,
+        ip_address=client.ip_address,
     ).warning("a log-in was refused")
 
 
@@ -233,8 +251,8 @@ def change_password(
     settings = current_config().auth
     key = throttle.key_of("login", str(user_id))
     with db_manager.connection() as connection:
-        account = connection.execute(sa.select(*_LOGIN_COLUMNS).where(_users.c.id == user_id)).one()
-        throttle.check(connection, key, settings.throttle_failures)
+        account = connection.execute(_BY_ID, {"user_id": user_id}).one()
+    _check_throttle(key, user_id, client)
     context = (account.email, account.username, account.full_name)
     validate_password(new_password, *context, field="new_password")
     if not verify_password(current_password, account.password_hash):
@@ -242,8 +260,7 @@ def change_password(
         raise ValidationFailed(
             details={"json": {"current_password": ["This is not your password."]}}
         )
-    with db_manager.connection() as connection:
-        throttle.check(connection, key, settings.throttle_failures)
+    _check_throttle(key, user_id, client)
     new_hash = hash_password(new_password)
 
     user = lock_user(user_id)
@@ -276,9 +293,7 @@ def reset_password(token: str, new_password: str) -> User:
     """
     row = tokens.find(token, RESET_PASSWORD, INVITATION)
     with db_manager.connection() as connection:
-        account = connection.execute(
-            sa.select(*_LOGIN_COLUMNS).where(_users.c.id == row.user_id)
-        ).one()
+        account = connection.execute(_BY_ID, {"user_id": row.user_id}).one()
     context = (account.email, account.username, account.full_name)
     validate_password(new_password, *context, field="new_password")
     new_hash = hash_password(new_password)

@@ -15,7 +15,7 @@ from ghost.config import current_config
 from ghost.database import db, db_manager
 from ghost.errors import NotFound, TokenRevoked
 from ghost.logging import logger
-from ghost.models import utcnow
+from ghost.models import utcnow, uuid7
 from ghost.users.models import User
 
 # More refreshes within one grace than any number of tabs makes.
@@ -26,6 +26,15 @@ _users = User.__table__
 _STATE = sa.select(
     _table, _users.c.session_epoch, _users.c.is_active, _users.c.deleted_at
 ).select_from(_table.join(_users, _users.c.id == _table.c.user_id))
+_DELETE_DEAD = sa.delete(_table).where(
+    _table.c.user_id == sa.bindparam("owner"),
+    sa.or_(
+        _table.c.expires_at <= sa.bindparam("now"),
+        _table.c.revoked_at.is_not(None),
+        _table.c.epoch < sa.bindparam("newer"),
+    ),
+)
+_INSERT = sa.insert(_table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,30 +46,28 @@ class Client:
 
 
 def open_session(user_id: UUID, epoch: int, client: Client) -> Session:
-    """Start a session, and delete the account's dead ones; flushes.
+    """Start a session, and delete the account's dead ones.
 
     :param epoch: the account's, as it was when the password was checked: where a reset came in
         between, the session is dead from its birth.
+    :returns: a copy of the row.
     """
     now = utcnow()
-    is_dead = sa.or_(
-        _table.c.expires_at <= now, _table.c.revoked_at.is_not(None), _table.c.epoch < epoch
-    )
-    db.session.execute(sa.delete(_table).where(_table.c.user_id == user_id, is_dead))
-    session = Session(
-        user_id=user_id,
-        epoch=epoch,
-        generation=1,
-        spent=[],
-        created_at=now,
-        last_used_at=now,
-        expires_at=now + timedelta(seconds=current_config().auth.refresh_token_expires),
-        ip_address=client.ip_address,
-        user_agent=client.user_agent,
-    )
-    db.session.add(session)
-    db.session.flush()
-    return session
+    db.session.execute(_DELETE_DEAD, {"owner": user_id, "now": now, "newer": epoch})
+    values = {
+        "id": uuid7(),
+        "user_id": user_id,
+        "epoch": epoch,
+        "generation": 1,
+        "spent": [],
+        "created_at": now,
+        "last_used_at": now,
+        "expires_at": now + timedelta(seconds=current_config().auth.refresh_token_expires),
+        "ip_address": client.ip_address,
+        "user_agent": client.user_agent,
+    }
+    db.session.execute(_INSERT, values)
+    return Session(**values)
 
 
 # --- Refresh --------------------------------------------------------------------------------------

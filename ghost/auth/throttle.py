@@ -18,6 +18,9 @@ CLEAN_ONE_IN = 100
 CLEANED_AT_ONCE = 1000
 
 _table = Throttle.__table__
+_CURRENT = sa.select(_table.c.count, _table.c.expires_at).where(
+    _table.c.key == sa.bindparam("key"), _table.c.expires_at > sa.bindparam("now")
+)
 
 
 class Throttled(RateLimited):
@@ -51,11 +54,7 @@ def check(connection: Connection, key: str, limit: int) -> None:
 
     :raises Throttled: the limit is reached.
     """
-    row = connection.execute(
-        sa.select(_table.c.count, _table.c.expires_at).where(
-            _table.c.key == key, _table.c.expires_at > utcnow()
-        )
-    ).first()
+    row = connection.execute(_CURRENT, {"key": key, "now": utcnow()}).first()
     if row is not None:
         failures, expires_at = row
         if failures >= limit:

@@ -183,10 +183,18 @@ def test_the_table_tells_no_addresses(
     assert all(len(key) == 64 for (key,) in run_sql(sa.select(Throttle.key)))
 
 
-def test_throttling_leaves_a_record(api: Api, ada: Account, events: list[dict[str, Any]]) -> None:
-    at_once(LIMIT + 5, lambda _: api.post("/login", {"email": "ada", "password": OTHER_PASSWORD}))
+@pytest.mark.parametrize("name", ["ada", "nobody"])
+def test_every_throttled_log_in_leaves_a_record(
+    api: Api, ada: Account, events: list[dict[str, Any]], name: str
+) -> None:
+    answers = at_once(
+        LIMIT + 5,
+        lambda _: api.post("/login", {"email": name, "password": OTHER_PASSWORD}).status_code,
+    )
 
-    assert any("throttled" in event["message"] for event in events)
+    reasons = [event.get("reason") for event in events]
+    assert reasons.count("throttled") == answers.count(429) == 5
+    assert events[-1]["user_id"] == (ada.id if name == "ada" else None)
 
 
 def test_old_counts_are_cleaned_away(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
