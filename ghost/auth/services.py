@@ -248,7 +248,6 @@ def change_password(
     :raises Throttled: too many wrong passwords on this account.
     :raises TokenRevoked: a reset or a log-out was faster.
     """
-    settings = current_config().auth
     key = throttle.key_of("login", str(user_id))
     with db_manager.connection() as connection:
         account = connection.execute(_BY_ID, {"user_id": user_id}).one()
