@@ -14,13 +14,13 @@ from flask import Flask
 from flask_cors import CORS
 
 import ghost.logging
-from ghost import access, api, database, errors, http, idempotency, ratelimit, responses
+from ghost import access, api, database, errors, http, idempotency, ratelimit, responses, revisions
 from ghost.auth import callers
 from ghost.auth.pages import pages_bp
 from ghost.auth.views import bp as auth_bp
 from ghost.config import Config, set_config
 from ghost.docs.views import bp as docs_bp
-from ghost.extensions import State, db, jwt, mail, migrate
+from ghost.extensions import State, jwt, mail
 from ghost.health.views import bp as health_bp
 from ghost.jobs import registry
 from ghost.secrets import derived_key
@@ -101,8 +101,7 @@ def create_app(
         api.register(app, documented, blueprint)
     for blueprint in (*blueprints, *(_named(name) for name in settings.blueprints)):
         api.register(app, documented, blueprint)
-    # After the models: autogenerate compares all of them.
-    migrate.init_app(app, db)
+    revisions.init_app(app)
     registry.init_app(app)
     app.cli.add_command(users_group)
 

@@ -13,9 +13,7 @@ from ghost.access import Loader
 from ghost.api import Api
 from ghost.config import Config
 from ghost.database import db
-from ghost.revisions import Migrate
 
-migrate = Migrate()
 jwt = JWTManager()
 mail = Mail()
 
@@ -32,4 +30,4 @@ class State:
     keys: Any = None  # the signing keys of the auth room, made when first needed
 
 
-__all__ = ["State", "db", "jwt", "mail", "migrate"]
+__all__ = ["State", "db", "jwt", "mail"]

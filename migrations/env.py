@@ -1,5 +1,5 @@
 """What Alembic runs for every `flask db` command; Ghost does the work."""
 
-from ghost.revisions import run
+from ghost.migrate import run
 
 run()

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "ghost"
 
 FLOORS = {
     "assembly": {
-        "app", "cli", "devserver", "embedded", "processes", "server", "supervisor",
+        "app", "cli", "devserver", "embedded", "migrate", "processes", "server", "supervisor",
         "testing", "worker",
     },
     "rooms": {"auth", "docs", "health", "mail", "users"},

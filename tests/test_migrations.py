@@ -25,7 +25,8 @@ from alembic.config import Config as AlembicConfig
 from flask import Flask
 
 from ghost.database import db
-from ghost.revisions import LOCK_KEY, ghost_migrations, heads, in_order, read_history, schema_state
+from ghost.migrate import LOCK_KEY
+from ghost.revisions import ghost_migrations, heads, in_order, read_history, schema_state
 
 pytestmark = pytest.mark.integration
 

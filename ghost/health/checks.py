@@ -14,7 +14,6 @@ from flask import Flask
 from loguru import logger
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from rq.worker_registration import REDIS_WORKER_KEYS
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import NullPool
@@ -22,6 +21,7 @@ from sqlalchemy.pool import NullPool
 from ghost.config import Config
 from ghost.database import db, guard, reading
 from ghost.jobs.models import Job
+from ghost.jobs.transport import WORKERS_KEY
 from ghost.revisions import schema_state
 
 Status = Literal["ok", "degraded", "down"]
@@ -187,7 +187,7 @@ class Checks:
         connection = self._redis_client()
         if connection is None:
             return Finding("degraded", "not configured")
-        names: Any = connection.smembers(REDIS_WORKER_KEYS)
+        names: Any = connection.smembers(WORKERS_KEY)
         pipeline = connection.pipeline(transaction=False)
         for name in names:
             pipeline.hmget(name, "last_heartbeat", "queues")

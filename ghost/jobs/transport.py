@@ -19,13 +19,9 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
-from rq.defaults import RQ_KEY_PREFIX
-from rq.job import Job as RQJob
-from rq.queue import Queue as RQQueue
-from rq.utils import now, utcformat
-from rq.worker_registration import REDIS_WORKER_KEYS
 
 from ghost.logging import logger
+from ghost.models import utcnow
 
 TIMEOUT_SECONDS = 1.0
 PAUSE_SECONDS = 3.0
@@ -33,6 +29,9 @@ PAUSE_SECONDS = 3.0
 # when Redis was away in the moment it should have been deleted.
 HASH_SECONDS = 24 * 3600
 FUNCTION = "ghost.jobs.run"
+# RQ's own names, written here again: importing RQ makes every start of a web process slower by a
+# tenth. A test compares them.
+QUEUES_KEY, WORKERS_KEY = "rq:queues", "rq:workers"
 PAGE = 10_000
 
 _ENTRY = re.compile(r"([0-9a-f]{32})-([1-9][0-9]{0,8})")
@@ -91,16 +90,16 @@ class Transport:
         """Put entries on their queues; False when Redis is away, then none counts as sent."""
         if self._url is None or not self._may_try():
             return False
-        at = utcformat(now())
+        at = utcnow().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         by_queue: dict[str, list[str]] = {}
         pipeline = self.client.pipeline(transaction=False)
         for entry in entries:
             by_queue.setdefault(entry.queue, []).append(entry.rq_id)
-            key = RQJob.key_for(entry.rq_id)
+            key = _job_key(entry)
             pipeline.hset(key, mapping=_hash(entry, at))
             pipeline.expire(key, HASH_SECONDS)
         for queue, rq_ids in by_queue.items():
-            pipeline.sadd(RQQueue.redis_queues_keys, _queue_key(queue))
+            pipeline.sadd(QUEUES_KEY, _queue_key(queue))
             pipeline.rpush(_queue_key(queue), *rq_ids)
         try:
             pipeline.execute()
@@ -133,7 +132,7 @@ class Transport:
 
         :raises RedisError: Redis is away.
         """
-        keys = self.client.smembers(REDIS_WORKER_KEYS)
+        keys = self.client.smembers(WORKERS_KEY)
         return int(self.client.exists(*keys)) if keys else 0
 
     def _may_try(self) -> bool:
@@ -162,7 +161,11 @@ class Transport:
 
 
 def _queue_key(queue: str) -> str:
-    return f"{RQ_KEY_PREFIX}:queue:{queue}"
+    return f"rq:queue:{queue}"
+
+
+def _job_key(entry: Entry) -> str:
+    return f"rq:job:{entry.rq_id}"
 
 
 def _hash(entry: Entry, at: str) -> Mapping[Any, Any]:
