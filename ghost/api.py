@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache, lru_cache, wraps
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import flask_smorest
 import marshmallow as ma
 import sqlalchemy as sa
 from flask import Flask, Response, request
+from flask.cli import AppGroup
 from flask_smorest.utils import deepupdate, load_info_from_docstring
 from marshmallow import fields, validate
 
@@ -201,6 +202,12 @@ def _filter_field(schema: type[ma.Schema], name: str) -> fields.Field:
     return asked
 
 
+class Decorates(Protocol):
+    """A method that makes a decorator, and the decorator leaves a function's type as it is."""
+
+    def __call__(self, *args: Any, **options: Any) -> Callable[[View], View]: ...
+
+
 class Blueprint(flask_smorest.Blueprint):
     """Routes that are documented, answer in the envelope and declare who may call them.
 
@@ -208,6 +215,17 @@ class Blueprint(flask_smorest.Blueprint):
     :param permissions: the permissions that these routes bring, name -> description.
     :param versioned: False leaves out the `/api/v1` in front of every route.
     """
+
+    # flask-smorest has no annotations; without these an application's views would lose theirs.
+    route: Decorates
+    get: Decorates
+    post: Decorates
+    put: Decorates
+    patch: Decorates
+    delete: Decorates
+    doc: Decorates
+    errorhandler: Decorates
+    cli: AppGroup
 
     def __init__(
         self,
