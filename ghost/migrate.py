@@ -370,3 +370,4 @@ GROUPS = {"db": _guarded_commands(), "migrations": migrations}
 def bind(app: Flask) -> None:
     """Put Flask-Migrate's state into an application."""
     migrate.init_app(app, db)
+    app.cli.add_command(GROUPS["db"])  # Flask-Migrate has just added its own
