@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import bcrypt
 import pytest
 import sqlalchemy as sa
 from auth_steps import OTHER_PASSWORD, PASSWORD, Account, Api, at_once, meanwhile, token_in
 from flask import Flask
 
+from ghost import passwords
 from ghost.auth import services, throttle
 from ghost.auth.models import Throttle
 from ghost.database import db_manager
@@ -48,6 +50,24 @@ def test_after_ten_failures_even_the_right_password_has_to_wait(
     assert answer.headers["X-RateLimit-Limit"] == "10"
     assert answer.headers["X-RateLimit-Remaining"] == "0"
     assert int(answer.headers["X-RateLimit-Reset"]) > datetime.now(UTC).timestamp()
+
+
+@pytest.mark.parametrize("name", ["ada", "nobody"])
+def test_a_throttled_log_in_costs_no_hashing(
+    api: Api, ada: Account, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[bytes] = []
+    check = bcrypt.checkpw
+
+    def watch(password: bytes, hashed: bytes) -> bool:
+        checked.append(hashed)
+        return check(password, hashed)
+
+    monkeypatch.setattr(passwords.bcrypt, "checkpw", watch)
+    fail(api, name)
+    api.login(name, PASSWORD, expect=429)
+
+    assert len(checked) == LIMIT
 
 
 def test_the_count_is_the_accounts_by_whichever_name(api: Api, ada: Account) -> None:
