@@ -120,8 +120,13 @@ class Integer(fields.Integer):
 class Float(fields.Float):
     """A finite number."""
 
+    PATTERN = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?")
+
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
-        if not _is_text(self) and type(value) not in (int, float):
+        if _is_text(self):
+            if not (isinstance(value, str) and self.PATTERN.fullmatch(value)):
+                raise self.make_error("invalid")
+        elif type(value) not in (int, float):
             raise self.make_error("invalid")
         return super()._deserialize(value, attr, data, **options)
 
@@ -168,13 +173,23 @@ class List(fields.List):
         return super()._deserialize(value, attr, data, **options)
 
 
+_UUID = re.compile("-".join(f"[0-9a-fA-F]{{{length}}}" for length in (8, 4, 4, 4, 12)))
+
+
 class UUID(fields.UUID):
     """An identifier, written as lower-case text."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
-        if not isinstance(value, str) or len(value) != 36:
+        if not isinstance(value, str) or not _UUID.fullmatch(value):
             raise self.make_error("invalid_uuid")
         return super()._deserialize(value, attr, data, **options)
+
+
+# Python reads more than RFC 3339: weeks, times without separators, hours without minutes.
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_MOMENT = re.compile(
+    _DAY.pattern + r"[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})?"
+)
 
 
 class DateTime(fields.DateTime):
@@ -184,13 +199,13 @@ class DateTime(fields.DateTime):
         super().__init__(format="iso", **options)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
-        if not isinstance(value, str) or "T" not in value.upper():
+        found = _MOMENT.fullmatch(value) if isinstance(value, str) else None
+        if found is None:
             raise self.make_error("invalid", input=value, obj_type="datetime")
+        if not found.group(1):
+            raise ma.ValidationError("The offset is missing: end it with Z.")
         try:
-            moment = datetime.fromisoformat(value.upper())
-            if moment.tzinfo is None:
-                raise ma.ValidationError("The offset is missing: end it with Z.")
-            return moment.astimezone(UTC)
+            return datetime.fromisoformat(value.upper()).astimezone(UTC)
         except (ValueError, OverflowError) as error:
             raise self.make_error("invalid", input=value, obj_type="datetime") from error
 
@@ -205,7 +220,7 @@ class Date(fields.Date):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
         try:
-            if len(value) != 10:
+            if not _DAY.fullmatch(value):
                 raise ValueError
             return date.fromisoformat(value)
         except (TypeError, ValueError) as error:
@@ -238,7 +253,9 @@ class Email(fields.String):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
         text = super()._deserialize(value, attr, data, **options)
         try:
-            return canonical_email(clean_text(text)[: MAX_EMAIL_LENGTH + 1])
+            if len(text) > MAX_EMAIL_LENGTH:  # before the work that grows with the length
+                raise ValueError
+            return canonical_email(clean_text(text))
         except ValueError as error:
             raise ma.ValidationError("Not a valid email address.") from error
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import pytest
 from flask import Flask
+from hypothesis import settings
 from lab import build_lab, create_tables
 
 from ghost.testing.applications import Factory
+
+
+# The same examples in every run, and no folder for those that failed.
+settings.register_profile("ghost", derandomize=True, database=None, deadline=None)
+settings.load_profile("ghost")
 
 
 def pytest_configure(config: pytest.Config) -> None:
