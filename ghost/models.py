@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -129,15 +129,11 @@ ModelT = TypeVar("ModelT", bound=Model)
 class Repository(Generic[ModelT]):
     """Reading and writing one model, with allow-listed filters, search and order.
 
-    Subclass it with the lists, or pass them. Nothing commits; soft-deleted rows are left out
-    unless asked for::
+    Nothing commits; soft-deleted rows are left out unless asked for::
 
         orders = Repository(Order, sort=("created_at", "total"), filters=("status",))
         page, total = orders.list(status="new", sort="-created_at", page=2, per_page=50)
     """
-
-    model: type[ModelT]
-    sort: ClassVar[Sequence[str]] = ()
 
     def __init__(
         self,
