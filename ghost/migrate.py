@@ -186,6 +186,7 @@ _PREPARATIONS: dict[str, Callable[[], None]] = {
 
 
 # --- Running revisions: what env.py calls ---------------------------------------------------------
+# Every application keeps a copy of env.py, which imports `run` from here: it stays here.
 
 
 def run() -> None:
