@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import http
+import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache, lru_cache, wraps
@@ -21,7 +25,7 @@ from ghost.access import Access, declare_permissions
 from ghost.config import Config
 from ghost.database import db
 from ghost.errors import GhostError, PreconditionFailed, ValidationFailed
-from ghost.fields import Boolean, DateTime, Decimal, Integer, Text
+from ghost.fields import UUID, Boolean, Date, DateTime, Decimal, Float, Integer, Text
 from ghost.http import refuse_query
 from ghost.models import counted, narrow, ordered, searched
 from ghost.responses import envelope, json_response, page_facts
@@ -190,16 +194,67 @@ def _page_schema(
     return type(f"{schema.__name__}Query", (PageQuery,), shape)
 
 
+# Which strict field reads, in a query, what another one writes.
+_FILTERS: tuple[tuple[type[fields.Field], Callable[[], fields.Field]], ...] = (
+    (fields.Boolean, Boolean),
+    (fields.Integer, Integer),
+    (fields.Float, Float),
+    (fields.Decimal, Decimal),
+    (fields.UUID, UUID),
+    (fields.DateTime, DateTime),
+    (fields.Date, Date),
+)
+
+
 def _filter_field(schema: type[ma.Schema], name: str) -> fields.Field:
     """A query field that reads what the listed schema's field of that name writes."""
     answered = schema._declared_fields.get(name)
-    if answered is None:
-        return Text(max_length=200)
-    asked = deepcopy(answered)
-    asked.data_key = asked.attribute = None
-    asked.required = asked.allow_none = asked.dump_only = False
-    asked.load_default = ma.missing
-    return asked
+    for cls, make in _FILTERS:
+        if isinstance(answered, cls):
+            return make()
+    if isinstance(answered, fields.Enum):
+        return fields.Enum(answered.enum, by_value=answered.by_value)
+    return Text(max_length=200)
+
+
+@cache
+def _column_schema(model: type[Any], name: str) -> ma.Schema | None:
+    """A schema that reads text as a column has it; None for a column of text."""
+    kind = getattr(model, name).type
+    field: fields.Field | None = None
+    if isinstance(kind, sa.Enum):
+        field = fields.Enum(kind.enum_class) if kind.enum_class else None
+    else:
+        with suppress(NotImplementedError):
+            field = _BY_PYTHON[kind.python_type]() if kind.python_type in _BY_PYTHON else None
+    if field is None:
+        return None
+    schema = type("Filter", (Schema,), {name: field})()
+    schema.from_text = True
+    return schema
+
+
+_BY_PYTHON: dict[type, Callable[[], fields.Field]] = {
+    bool: Boolean, int: Integer, float: Float, decimal.Decimal: Decimal, uuid.UUID: UUID,
+    datetime.datetime: DateTime, datetime.date: Date,
+}  # fmt: skip
+
+
+def _as_columns(model: type[Any], filters: Mapping[str, Any]) -> dict[str, Any]:
+    """Read what is text still as its column has it.
+
+    :raises ValidationFailed: it can't be.
+    """
+    typed = dict(filters)
+    for name, value in filters.items():
+        schema = _column_schema(model, name) if isinstance(value, str) else None
+        if schema is not None:
+            try:
+                typed |= schema.load({name: value})
+            except ma.ValidationError as error:
+                details = {"query": error.normalized_messages()}
+                raise ValidationFailed(details=details) from error
+    return typed
 
 
 class Decorates(Protocol):
@@ -331,8 +386,8 @@ class Blueprint(flask_smorest.Blueprint):
         """Answer one page of the select that the view returns.
 
         :param sort: columns of the selected model that may order it, `-` in front for descending.
-        :param filter: columns that a query field of the same name may equal; read as the schema's
-            field of that name.
+        :param filter: columns that a query field of the same name may equal; read and documented
+            as the schema's field of that name, and where it has none read as the column is.
         :param search: columns of which one has to contain the text of `search`.
         :param default_sort: the order when none is asked for; the newest first when None.
         :param query: a schema with more query fields, whose values the view gets as a dict.
@@ -438,19 +493,16 @@ class Blueprint(flask_smorest.Blueprint):
 
 
 def _checked(view: View) -> View:
-    """Refuse unknown query fields where a view declares none."""
-    if "query" in getattr(view, "locations", ()):
+    """Refuse unknown query fields where a view declares none, once the caller may call it."""
+    access: Access = view.access  # type: ignore[attr-defined]
+    has_query = "query" in getattr(view, "locations", ())
 
-        @wraps(view)
-        def checked(*args: Any, **values: Any) -> Any:
-            return view(*args, **values)
-
-    else:
-
-        @wraps(view)
-        def checked(*args: Any, **values: Any) -> Any:
+    @wraps(view)
+    def checked(*args: Any, **values: Any) -> Any:
+        if request.query_string and not has_query:
+            access.check()
             refuse_query()
-            return view(*args, **values)
+        return view(*args, **values)
 
     return cast(View, checked)
 
@@ -490,7 +542,7 @@ def _arranged(
 ) -> sa.Select[Any]:
     model = statement.column_descriptions[0]["entity"]
     order, text = asked.pop("sort", None), asked.pop("search", None)
-    statement = narrow(statement, model, filters, asked)
+    statement = narrow(statement, model, filters, _as_columns(model, asked))
     if text:
         statement = searched(statement, model, search, text)
     if order or default_sort:
