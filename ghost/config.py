@@ -452,4 +452,4 @@ def _is_plain(url: str | None) -> bool:
 def _sends_password_in_clear(url: str | None) -> bool:
     parts = urlsplit(url or "")
     has_user = parts.username is not None or parts.password is not None
-    return parts.scheme == "smtp" and has_user and "tls" not in parse_qs(parts.query)
+    return parts.scheme == "smtp" and has_user and parse_qs(parts.query).get("tls") != ["starttls"]

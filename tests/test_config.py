@@ -789,6 +789,9 @@ UNSAFE = {
     "a mail password in clear": (
         {"MAIL_URL": "smtp://u:hunter2@mx.example.com"}, {}, "mail.url", "?tls=starttls"
     ),
+    "a mail password in clear, by choice": (
+        {"MAIL_URL": "smtp://u:hunter2@mx.example.com?tls=none"}, {}, "mail.url", "?tls=starttls"
+    ),
     "plain HTTP": (
         {"GHOST_APP__PUBLIC_URL": "http://example.com"}, {}, "app.public_url", "not be Secure"
     ),

@@ -219,7 +219,7 @@ def test_links_are_built_from_the_configuration(user: User, make_app: Callable[.
         }
     )
 
-    with served.app_context():
+    with served.test_request_context(base_url="https://evil.example"):
         link = tokens.link_of(row)
 
         assert link == f"https://app.example.com/welcome?invitation={tokens.text_of(row)}"
