@@ -24,14 +24,15 @@ from marshmallow import fields, validate
 from ghost.access import Access, declare_permissions
 from ghost.config import Config
 from ghost.database import db
-from ghost.errors import GhostError, PreconditionFailed, ValidationFailed
-from ghost.fields import UUID, Boolean, Date, DateTime, Decimal, Float, Integer, Text
+from ghost.errors import GhostError, PreconditionFailed, UnsupportedMediaType, ValidationFailed
+from ghost.fields import UUID, Boolean, Date, DateTime, Decimal, Email, Float, Integer, Text
 from ghost.http import refuse_query
 from ghost.models import counted, narrow, ordered, searched
 from ghost.responses import envelope, json_response, page_facts
 from ghost.schemas import Dumper, PageQuery, Schema, dumper
 
 API_PREFIX = "/api/v1"
+FORMS = frozenset({"multipart/form-data", "application/x-www-form-urlencoded"})
 JSON_METHODS = frozenset({"post", "put", "patch"})
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -157,6 +158,8 @@ def _load(schema: ma.Schema, location: str) -> Any:
         if not isinstance(data, dict):
             raise ValidationFailed(details={"json": {"_schema": ["Send a JSON object."]}})
     else:
+        if location != "query" and request.mimetype not in FORMS:
+            raise UnsupportedMediaType("Send the body as a form.")
         values = request.args if location == "query" else request.form
         data, doubled = {}, {}
         for name, found in values.lists():
@@ -203,6 +206,7 @@ _FILTERS: tuple[tuple[type[fields.Field], Callable[[], fields.Field]], ...] = (
     (fields.UUID, UUID),
     (fields.DateTime, DateTime),
     (fields.Date, Date),
+    (Email, Email),
 )
 
 
@@ -218,7 +222,7 @@ def _filter_field(schema: type[ma.Schema], name: str) -> fields.Field:
 
 
 @cache
-def _column_schema(model: type[Any], name: str) -> ma.Schema | None:
+def _column_schema(model: Any, name: str) -> ma.Schema | None:
     """A schema that reads text as a column has it; None for a column of text."""
     kind = getattr(model, name).type
     field: fields.Field | None = None
