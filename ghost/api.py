@@ -23,17 +23,16 @@ from marshmallow import fields, validate
 
 from ghost.access import Access, declare_permissions
 from ghost.config import Config
-from ghost.database import db
+from ghost.database import SAFE_METHODS, db
 from ghost.errors import GhostError, PreconditionFailed, UnsupportedMediaType, ValidationFailed
 from ghost.fields import UUID, Boolean, Date, DateTime, Decimal, Email, Float, Integer, Text
-from ghost.http import refuse_query
+from ghost.http import refuse_body, refuse_query
 from ghost.models import counted, narrow, ordered, searched
 from ghost.responses import envelope, json_response, page_facts
 from ghost.schemas import Dumper, PageQuery, Schema, dumper
 
 API_PREFIX = "/api/v1"
 FORMS = frozenset({"multipart/form-data", "application/x-www-form-urlencoded"})
-JSON_METHODS = frozenset({"post", "put", "patch"})
 
 View = TypeVar("View", bound=Callable[..., Any])
 SchemaLike = ma.Schema | type[ma.Schema]
@@ -244,7 +243,7 @@ _BY_PYTHON: dict[type, Callable[[], fields.Field]] = {
 }  # fmt: skip
 
 
-def _as_columns(model: type[Any], filters: Mapping[str, Any]) -> dict[str, Any]:
+def _as_columns(model: Any, filters: Mapping[str, Any]) -> dict[str, Any]:
     """Read what is text still as its column has it.
 
     :raises ValidationFailed: it can't be.
@@ -499,13 +498,18 @@ class Blueprint(flask_smorest.Blueprint):
 def _checked(view: View) -> View:
     """Refuse unknown query fields where a view declares none, once the caller may call it."""
     access: Access = view.access  # type: ignore[attr-defined]
-    has_query = "query" in getattr(view, "locations", ())
+    locations = getattr(view, "locations", frozenset())
+    has_query = "query" in locations
+    reads_body = bool(locations - {"query"})
 
     @wraps(view)
     def checked(*args: Any, **values: Any) -> Any:
         if request.query_string and not has_query:
             access.check()
             refuse_query()
+        if not reads_body and request.method not in SAFE_METHODS:
+            access.check()
+            refuse_body()
         return view(*args, **values)
 
     return cast(View, checked)
