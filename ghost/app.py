@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 from flask import Blueprint as FlaskBlueprint
-from flask import Flask
+from flask import Flask, Response
 from flask_cors import CORS
 
 import ghost.logging
@@ -108,6 +108,7 @@ def create_app(
     app.extensions["ghost"].limiter = ratelimit.init_app(app, settings)
     idempotency.init_app(app, settings)
     if settings.cors.origins:
+        app.after_request(_vary_by_origin)
         CORS(
             app,
             origins=[_exact(origin) for origin in settings.cors.origins],
@@ -140,6 +141,12 @@ def _named(name: str) -> FlaskBlueprint:
     if not isinstance(found, FlaskBlueprint):
         raise click.ClickException(f"the configuration names {name!r}, which is no blueprint")
     return found
+
+
+def _vary_by_origin(response: Response) -> Response:
+    """Keep caches from giving one origin the answer to another: Flask-Cors tells only those."""
+    response.vary.add("Origin")
+    return response
 
 
 def _exact(origin: str) -> re.Pattern[str]:
