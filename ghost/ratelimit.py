@@ -96,6 +96,8 @@ def init_app(app: Flask, config: Config) -> Limiter | None:
         headers_enabled=True,
         key_prefix=f"ghost:{config.app.name}",
     )
+    # A browser asks before it calls: neither counted nor refused.
+    limiter.request_filter(lambda: request.method == "OPTIONS")
     for endpoint, view in app.view_functions.items():
         mark = getattr(view, "rate_limit", ())
         if mark is None or endpoint == "static":

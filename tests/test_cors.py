@@ -58,6 +58,22 @@ def test_a_preflight_of_a_named_origin_is_answered(client: FlaskClient) -> None:
     assert {name.strip() for name in allowed.split(",")} >= {"authorization", "content-type"}
 
 
+def test_a_preflight_is_neither_counted_nor_refused(
+    app: Flask, make_app: Callable[[Mapping[str, Any]], Flask]
+) -> None:
+    client = make_app({"ratelimit": {"enabled": True, "default": "2/minute"}}).test_client()
+
+    def preflight() -> int:
+        headers = {"Origin": ORIGINS[0], **PREFLIGHT}
+        return client.options(f"{LAB}/hello", headers=headers).status_code
+
+    before = [preflight() for _ in range(3)]
+    calls = [client.get(f"{LAB}/hello").status_code for _ in range(3)]
+    after = preflight()
+
+    assert (before, calls, after) == ([200] * 3, [200, 200, 429], 200)
+
+
 HOSTILE = [
     "https://evil.example",
     "https://appxexample.com",
