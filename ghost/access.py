@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import wraps
 from typing import Any, Protocol, TypeVar, cast
@@ -114,6 +114,7 @@ class Access:
     roles: tuple[str, ...] = ()
     permissions: tuple[str, ...] = ()
     unverified: bool = False
+    also: Access | None = None  # what a decorator below declares
 
     def check(self) -> None:
         """Refuse a caller who may not.
@@ -121,6 +122,8 @@ class Access:
         :raises Unauthorized: nobody is logged in.
         :raises Forbidden: a role, a permission or the confirmed address is missing.
         """
+        if self.also is not None:
+            self.also.check()
         if self.public:
             return
         caller = authenticate()
@@ -146,8 +149,9 @@ def declare(access: Access) -> Callable[[View], View]:
     """Make a decorator that declares a view's access and checks it on every call."""
 
     def decorate(view: View) -> View:
+        declared = replace(access, also=getattr(view, "access", None))
         if access.public:
-            view.access = access  # type: ignore[attr-defined]
+            view.access = declared  # type: ignore[attr-defined]
             return view
 
         @wraps(view)
@@ -155,7 +159,7 @@ def declare(access: Access) -> Callable[[View], View]:
             access.check()
             return view(*args, **values)
 
-        guarded.access = access  # type: ignore[attr-defined]
+        guarded.access = declared  # type: ignore[attr-defined]
         return cast(View, guarded)
 
     return decorate

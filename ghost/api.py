@@ -34,6 +34,15 @@ from ghost.schemas import Dumper, PageQuery, Schema, dumper
 API_PREFIX = "/api/v1"
 FORMS = frozenset({"multipart/form-data", "application/x-www-form-urlencoded"})
 
+IDEMPOTENCY_KEY = {
+    "in": "header",
+    "name": "Idempotency-Key",
+    "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    "description": "Repeated with the same key and body, the first answer comes again, and "
+    "nothing is done twice.",
+}
+
 View = TypeVar("View", bound=Callable[..., Any])
 SchemaLike = ma.Schema | type[ma.Schema]
 
@@ -322,7 +331,11 @@ class Blueprint(flask_smorest.Blueprint):
             )
         view = _checked(view_func)
         about = deepcopy(getattr(view_func, "_apidoc", {}))
-        about["access"] = {"access": access, "name": endpoint or view_func.__name__}
+        about["access"] = {
+            "access": access,
+            "has_key": "<" in rule,
+            "repeatable": not access.public and self.url_prefix != "/auth",
+        }
         view._apidoc = about  # type: ignore[attr-defined]
         # Canonical without a slash at the end; with one they answer the same.
         rule = rule.rstrip("/") or ("" if self.versioned or self.url_prefix else "/")
@@ -465,10 +478,14 @@ class Blueprint(flask_smorest.Blueprint):
             doc["security"] = [{"bearer": []}]
         if "requestBody" in doc:
             statuses |= {413, 415}
-        if method not in ("get", "head"):
-            statuses |= {404, 409, 412}
-        elif "{" in declared["name"] or method == "get":
+        if declared["has_key"]:
             statuses.add(404)
+        if method not in ("get", "head"):
+            statuses.add(409)
+        if method in ("put", "patch", "delete"):
+            statuses.add(412)
+        if method == "post" and declared["repeatable"]:
+            doc.setdefault("parameters", []).append(IDEMPOTENCY_KEY)
         answers = doc.setdefault("responses", {})
         for status in sorted(statuses):
             answers.setdefault(status, http.HTTPStatus(status).name)
@@ -498,7 +515,7 @@ class Blueprint(flask_smorest.Blueprint):
 def _checked(view: View) -> View:
     """Refuse unknown query fields where a view declares none, once the caller may call it."""
     access: Access = view.access  # type: ignore[attr-defined]
-    locations = getattr(view, "locations", frozenset())
+    locations: frozenset[str] = frozenset(getattr(view, "locations", ()))
     has_query = "query" in locations
     reads_body = bool(locations - {"query"})
 

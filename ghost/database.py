@@ -321,6 +321,10 @@ def _guard_sqlite(engine: Engine) -> None:
 # --- PostgreSQL -----------------------------------------------------------------------------------
 
 
+class DatabaseHangs(psycopg2.OperationalError):
+    """No answer within the limit."""
+
+
 class _Connection(psycopg2.extensions.connection):
     """A connection that knows how long one answer may take; until it is open, the connecting."""
 
@@ -346,7 +350,7 @@ def _wait(connection: Any) -> None:
         left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
         if not poller.poll(left):
             # psycopg2 then closes the connection itself; closing it here would wait for ourselves.
-            raise psycopg2.OperationalError(f"the database did not answer within {seconds:g} s")
+            raise DatabaseHangs(f"the database did not answer within {seconds:g} s")
         state = connection.poll()
 
 
@@ -388,6 +392,12 @@ def _guard_postgresql(engine: Engine, config: Config, limited: bool) -> None:
         except psycopg2.OperationalError:
             paused_until = time.monotonic() + PAUSE_AFTER_FAILURE_SECONDS
             raise
+
+    @event.listens_for(engine, "handle_error")
+    def pause(context: ExceptionContext) -> None:
+        nonlocal paused_until
+        if isinstance(context.original_exception, DatabaseHangs):
+            paused_until = time.monotonic() + PAUSE_AFTER_FAILURE_SECONDS
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

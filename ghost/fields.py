@@ -27,7 +27,7 @@ from marshmallow.fields import Raw as Raw
 # Names such as `.test` and `.localhost` are refused by default; a verification mail decides better.
 email_validator.SPECIAL_USE_DOMAIN_NAMES.clear()
 
-MAX_EMAIL_LENGTH = 254
+MAX_EMAIL_LENGTH, MAX_LOCAL_PART_LENGTH = 254, 64  # RFC 5321, section 4.5.3.1
 INT64 = 2**63 - 1
 
 
@@ -230,14 +230,21 @@ class Date(fields.Date):
 def canonical_email(value: str) -> str:
     """The one form of an address that is stored and compared: lower case, domain in ASCII.
 
+    The part before the @ has to be ASCII: mail servers that take another one are rare.
+
     :raises ValueError: it is no address.
     """
+    # Normalised first: what is checked is what is stored, and a full-width comma is a comma.
+    normal = unicodedata.normalize("NFKC", value)
     try:
-        found = email_validator.validate_email(value, check_deliverability=False)
+        found = email_validator.validate_email(
+            normal, check_deliverability=False, allow_smtputf8=False
+        )
     except email_validator.EmailNotValidError as error:
         raise ValueError("Not a valid email address.") from error
-    local = unicodedata.normalize("NFKC", found.local_part).casefold()
-    address = f"{local}@{(found.ascii_domain or found.domain).lower()}"
+    if len(found.local_part) > MAX_LOCAL_PART_LENGTH:
+        raise ValueError("Not a valid email address.")
+    address = f"{found.local_part}@{found.ascii_domain or found.domain}".lower()
     if len(address) > MAX_EMAIL_LENGTH:
         raise ValueError("Not a valid email address.")
     return clean_text(address)

@@ -220,6 +220,16 @@ def refuse_query() -> None:
         )
 
 
+def refuse_body() -> None:
+    """Refuse the JSON of a view that reads none; an empty object is nothing.
+
+    :raises ValidationFailed: it has fields.
+    """
+    if request.is_json and request.get_data() and (fields := request.get_json()):
+        named = fields if isinstance(fields, dict) else {"_schema": None}
+        raise ValidationFailed(details={"json": {name: ["Unknown field."] for name in named}})
+
+
 class AnswerHeaders:
     """Adds the request id and the security headers to every answer that does not set its own.
 

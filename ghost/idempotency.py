@@ -14,14 +14,14 @@ from uuid import UUID
 import sqlalchemy as sa
 from cryptography.fernet import Fernet, InvalidToken
 from flask import Flask, Response, current_app, g, request
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ghost.access import Access, find_caller
+from ghost.access import Access, authenticate
 from ghost.api import API_PREFIX
 from ghost.config import Config, current_config
 from ghost.database import UTCDateTime, db, db_manager, dialect_insert
-from ghost.errors import Conflict, ValidationFailed
+from ghost.errors import Conflict, ServiceUnavailable, ValidationFailed
 from ghost.logging import logger
 from ghost.models import utcnow
 from ghost.secrets import derived_key
@@ -63,9 +63,8 @@ def _claim() -> Response | None:
         raise ValidationFailed(
             details={"headers": {"Idempotency-Key": ["Use 1 to 255 printable characters."]}}
         )
-    caller = find_caller()
-    if caller is None:  # the view refuses it
-        return None
+    _access().check()  # before anything is claimed, and before an answer is given again
+    caller = authenticate()
     fingerprint = hashlib.sha256(
         b"\0".join((request.full_path.encode(), request.get_data()))
     ).hexdigest()
@@ -75,9 +74,10 @@ def _claim() -> Response | None:
         db.session.execute(sa.delete(IdempotencyKey).where(_table.c.user_id == caller.id, expired))
         db.session.add(IdempotencyKey(user_id=caller.id, key=key, fingerprint=fingerprint))
         db.session.flush()
-    except (IntegrityError, OperationalError):
-        # Somebody has the key, or is about to: its transaction is still open.
+    except DBAPIError as error:
         db.session.rollback()
+        if not _is_taken(error):
+            raise
         return _earlier_answer(mine, fingerprint)
     g.idempotency = (caller.id, key, fingerprint)
     return None
@@ -88,9 +88,20 @@ def _applies() -> bool:
         return False
     if request.path.startswith(f"{API_PREFIX}/auth/") or request.url_rule is None:
         return False
+    return not _access().public
+
+
+def _access() -> Access:
+    """What the view that will answer declares; a plain view keeps no keys."""
     view = current_app.view_functions.get(request.endpoint or "")
-    access: Access | None = getattr(view, "access", None)
-    return access is not None and not access.public
+    access: Access = getattr(view, "access", Access(public=True))
+    return access
+
+
+def _is_taken(error: DBAPIError) -> bool:
+    """Tell whether somebody has the key, or is about to: its transaction is still open."""
+    lock_not_available = getattr(error.orig, "pgcode", None) == "55P03"
+    return isinstance(error, IntegrityError) or lock_not_available
 
 
 def _earlier_answer(mine: sa.ColumnElement[bool], fingerprint: str) -> Response:
@@ -98,6 +109,7 @@ def _earlier_answer(mine: sa.ColumnElement[bool], fingerprint: str) -> Response:
 
     :raises ValidationFailed: the key came with another body before.
     :raises Conflict: there is no answer, yet or for ever.
+    :raises ServiceUnavailable: whoever had the key gave it back without an answer.
     """
     deadline = time.monotonic() + WAIT_SECONDS
     columns = (_table.c.fingerprint, _table.c.status, _table.c.headers, _table.c.body)
@@ -113,6 +125,8 @@ def _earlier_answer(mine: sa.ColumnElement[bool], fingerprint: str) -> Response:
             response.headers["Idempotent-Replayed"] = "true"
             return response
         if time.monotonic() > deadline:
+            if row is None:
+                raise ServiceUnavailable
             raise Conflict("A request with this Idempotency-Key was made and has no answer.")
         time.sleep(0.05)
 
