@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import jwt
 import pytest
+import sqlalchemy as sa
 from auth_steps import Account, Api
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -24,6 +25,7 @@ from flask import Flask
 from flask_jwt_extended import jwt_required
 
 from ghost.auth import tokens
+from ghost.database import db
 
 Claims = dict[str, Any]
 RunSql = Callable[..., list[Any]]
@@ -244,6 +246,23 @@ def test_tokens_hold_no_personal_data(ada: Account) -> None:
             "iss", "aud", "sub", "jti", "iat", "nbf", "exp", "type", "fresh", "sid", "gen", "csrf",
         }  # fmt: skip
         assert ada.email not in str(claims)
+
+
+def test_whoever_reads_the_database_has_no_token_and_no_password(
+    app: Flask, api: Api, ada: Account, run_sql: RunSql
+) -> None:
+    pair = api.refresh(ada.refresh_token).json["data"]
+    secrets = [ada.password]
+    for token in (ada.access_token, ada.refresh_token, *pair.values()):
+        secrets += str(token).split(".")[1:]
+    assert len(secrets) == 9
+
+    with app.app_context():
+        tables = sa.inspect(db.engine).get_table_names()
+    rows = [str(row) for table in tables for row in run_sql(f'SELECT * FROM "{table}"')]
+
+    assert any(ada.id in row for row in rows)
+    assert not [secret for secret in secrets if any(secret in row for row in rows)]
 
 
 def test_answers_to_a_caller_are_not_kept_by_caches(api: Api, ada: Account) -> None:
