@@ -33,6 +33,10 @@ os.execv(sys.argv[3], sys.argv[3:])
 WAIT_SECONDS = 60.0
 
 
+class Navigated(Exception):
+    """The page that was asked is gone."""
+
+
 class Browser:
     """One tab. `problems` collects script errors and violations of the CSP."""
 
@@ -92,6 +96,8 @@ class Browser:
         while True:
             answer = self._next(deadline)
             if answer.get("id") == number:
+                if "navigated" in answer.get("error", {}).get("message", ""):
+                    raise Navigated
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 result: dict[str, Any] = answer["result"]
                 return result
@@ -134,9 +140,15 @@ class Browser:
     def wait_for(self, expression: str) -> None:
         """Wait until an expression is true in the page."""
         deadline = time.monotonic() + WAIT_SECONDS
-        while not self.run(f"Boolean({expression})"):
+        while not self._is_true(expression):
             assert time.monotonic() < deadline, f"never came true: {expression}"
             time.sleep(0.02)
+
+    def _is_true(self, expression: str) -> bool:
+        try:
+            return bool(self.run(f"Boolean({expression})"))
+        except Navigated:  # asked of a page that was on its way out
+            return False
 
     def text(self) -> str:
         """What a reader sees."""
