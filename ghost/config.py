@@ -399,13 +399,15 @@ def _find_unsafe_settings(reading: Reading) -> Iterator[tuple[str, str]]:
         yield "app.public_url", "be set, to an https:// address"
     elif _is_plain(reading.get("app.public_url")):
         yield "app.public_url", "be https://, or cookies would not be Secure"
+    if reading.get("app.trusted_hosts") == [] and reading.is_set("app.trusted_hosts"):
+        yield "app.trusted_hosts", "name the hosts that are answered, or be left out"
     is_sqlite = str(reading.get("database.url")).startswith("sqlite")
     if is_sqlite and not reading.get("database.allow_sqlite"):
         yield "database.url", "not be SQLite, unless database.allow_sqlite is true"
     if reading.get("redis.url") is None and reading.is_right("redis.url"):
         yield "redis.url", "be set (REDIS_URL)"
-    if reading.get("mail.url") == "console://":
-        yield "mail.url", "not be console:// (set MAIL_URL)"
+    if reading.get("mail.url") in ("console://", "memory://"):  # nobody would get the mails
+        yield "mail.url", f"not be {reading.get('mail.url')} (set MAIL_URL)"
     if _sends_password_in_clear(reading.get("mail.url")):
         yield "mail.url", "be smtps:// or have ?tls=starttls to carry a password"
     if (reading.get("auth.bcrypt_rounds") or 12) < 12:

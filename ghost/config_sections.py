@@ -76,7 +76,8 @@ class AppSection(Section):
     trusted_hosts: list[str] = key(
         None,
         kinds.Items(kinds.Host(domains=True)),
-        "Host headers that are answered; `.example.com` takes all under it, an empty list any.",
+        "Host headers that are answered; `.example.com` takes all under it, an empty list any, but "
+        "not in production.",
         shown="the host of `public_url` when that is set, else any",
     )
     max_body: int = key(

@@ -7,15 +7,17 @@ import json
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from string import Formatter
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import limits
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
+
+from ghost.config_mail import read_smtp_url
 
 WORD = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62}[A-Za-z0-9])?")
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
@@ -580,22 +582,10 @@ class MailUrl(Url):
             if path in ("", "/") or parts.query:
                 raise Mismatch("file:///folder")
             return f"file://{quote(str(resolve_path(path, root)))}"
-        super().check_parts(text, parts, root)
-        query: Sequence[tuple[str, str]] = parse_qsl(parts.query, keep_blank_values=True)
-        options = dict(query)
-        modes = ("starttls", "none") if parts.scheme == "smtp" else ()
-        if (
-            parts.path not in ("", "/")
-            or len(options) != len(query)
-            or not set(options) <= {"tls", "ca"}
-            or ("tls" in options and options["tls"] not in modes)
-        ):
-            raise Mismatch(
-                f"{self.expected} (its options are ?tls=starttls or ?tls=none, of smtp://, and "
-                "?ca= with the file of a private certificate authority)"
-            )
-        if "ca" in options and not resolve_path(options["ca"], root).is_file():
-            raise Mismatch("a file behind ?ca= that exists")
+        try:
+            read_smtp_url(parts, root)
+        except ValueError as error:
+            raise Mismatch(str(error)) from None
         return text
 
 

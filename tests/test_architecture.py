@@ -21,10 +21,10 @@ FLOORS = {
     "rooms": {"auth", "docs", "health", "mail", "users"},
     "machinery": {"jobs"},
     "foundation": {
-        "access", "api", "config", "config_sections", "config_sources", "config_values",
-        "database", "errors", "extensions", "fields", "http", "idempotency", "logging", "models",
-        "network", "passwords", "ratelimit", "responses", "revisions", "schemas", "secrets",
-        "signals", "tokens",
+        "access", "api", "config", "config_mail", "config_sections", "config_sources",
+        "config_values", "database", "errors", "extensions", "fields", "http", "idempotency",
+        "logging", "models", "network", "passwords", "ratelimit", "responses", "revisions",
+        "schemas", "secrets", "signals", "tokens",
     },
 }  # fmt: skip
 HEIGHT = {name: height for height, floor in enumerate(reversed(FLOORS)) for name in FLOORS[floor]}

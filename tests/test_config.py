@@ -265,6 +265,8 @@ RESOLVED = {
         ("file://instance/mail", "file://{root}/instance/mail"),
         ("file:///var/mail", "file:///var/mail"),
         ("console://", "console://"),
+        ("smtps://bücher.example", "smtps://bücher.example"),
+        ("smtp://u:p@localhost:2525", "smtp://u:p@localhost:2525"),
     ],
     "ratelimit.storage": [
         ("memory://", "memory://"),
@@ -593,7 +595,8 @@ VALUES = {
     "mail.url": [
         "smtp://", "smtp://h?tls=maybe", "smtp://h?x=1", "smtp://h/path", "console://x", "file://",
         "ses://x", "sendgrid://key@x", "smtps://h?tls=starttls", "smtp://h:0", 5, None,
-        "mailto:a@b.c",
+        "mailto:a@b.c", "smtp://u@h", "smtps://u:@h", "smtps://:p@h", "smtp://u:p@h?tls=none",
+        "smtps://h?ca=missing.pem", "smtps://h?ca=/dev/null", "smtps://h?ca=", "smtp://h_x.example",
     ],
     "mail.sender": ["x", "a@", "@b", "a b@c.d", "A <a@b.c>\r\nBcc: x@y.z", "a@b.c, d@e.f", "", 5],
     "mail.templates": ["missing", "", 5, "x" * 5000],
@@ -786,6 +789,10 @@ UNSAFE = {
     "no Redis": ({"REDIS_URL": ""}, {}, "redis.url", "must be set"),
     "a CORS wildcard": ({"GHOST_CORS__ORIGINS": "*"}, {}, "cors.origins", "an origin"),
     "mail on the console": ({"MAIL_URL": "console://"}, {}, "mail.url", "not be console://"),
+    "mail in memory": ({"MAIL_URL": "memory://"}, {}, "mail.url", "not be memory://"),
+    "a mail user without a password": (
+        {"MAIL_URL": "smtps://u@mx.example.com"}, {}, "mail.url", "both a user and a password"
+    ),
     "a mail password in clear": (
         {"MAIL_URL": "smtp://u:hunter2@mx.example.com"}, {}, "mail.url", "?tls=starttls"
     ),
@@ -794,6 +801,9 @@ UNSAFE = {
     ),
     "plain HTTP": (
         {"GHOST_APP__PUBLIC_URL": "http://example.com"}, {}, "app.public_url", "not be Secure"
+    ),
+    "any Host header": (
+        {"GHOST_APP__TRUSTED_HOSTS": "[]"}, {}, "app.trusted_hosts", "name the hosts"
     ),
     "cheap hashes": ({"GHOST_AUTH__BCRYPT_ROUNDS": "11"}, {}, "auth.bcrypt_rounds", "at least 12"),
     "a plain link": (

@@ -16,10 +16,9 @@ from email.policy import compat32
 from email.utils import format_datetime, quote
 from types import MappingProxyType
 
-import idna
-
 from ghost.errors import ValidationFailed
 from ghost.jobs import Permanent
+from ghost.network import ascii_domain
 
 MAX_HEADER_CHARACTERS = 900
 MAX_LINE_BYTES = 998  # RFC 5322, section 2.1.1
@@ -35,8 +34,6 @@ _OWN_HEADERS = frozenset(
 _HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,75}\Z")
 _MESSAGE_ID = re.compile(r"<[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+>\Z")
 _LOCAL_PART = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}\Z")
-_DOMAIN = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*"
-                     r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")  # fmt: skip
 _LOOKS_LIKE_ADDRESS = re.compile(r"\s*\S+@\S+\s*\Z")
 _NAMED = re.compile(r"(.*?)\s*<([^<>]*)>\Z", re.DOTALL)
 
@@ -66,19 +63,6 @@ def check_header(value: str, field_name: str) -> str:
     if len(value) > MAX_HEADER_CHARACTERS:
         raise InvalidMessage(field_name, f"It is longer than {MAX_HEADER_CHARACTERS} characters.")
     return value
-
-
-def ascii_domain(domain: str) -> str:
-    """Spell a domain in lower-case ASCII: `bücher.example` is `xn--bcher-kva.example`.
-
-    :raises ValueError: it is no domain. See RFC 5891 and UTS 46.
-    """
-    if not domain.isascii():
-        # Python's own codec speaks IDNA 2003, which takes straße.example for strasse.example.
-        domain = idna.encode(domain, uts46=True).decode("ascii")
-    if not _DOMAIN.match(domain) or len(domain) > 253:
-        raise ValueError("no domain")
-    return domain.lower()
 
 
 @dataclass(frozen=True)

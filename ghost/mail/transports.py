@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import math
 import os
 import re
@@ -18,14 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import flask_mail
 from flask import current_app
 
+from ghost.config_mail import SmtpServer, read_smtp_url
 from ghost.extensions import mail
 from ghost.jobs import Permanent
-from ghost.mail.messages import Message, ascii_domain
+from ghost.mail.messages import Message
+from ghost.network import ascii_domain, is_this_machine
 
 # The whole of one delivery may take this many times the limit of a single step.
 OVERALL_FACTOR = 4
@@ -68,11 +69,15 @@ def transport_for(url: str, *, root: Path, timeout_seconds: float) -> Transport:
     """
     try:
         parts = urlsplit(url)
-        port = parts.port
+        _ = parts.port
     except ValueError as error:
         raise ValueError("mail.url is not a URL") from error
     if parts.scheme in ("smtp", "smtps"):
-        return _smtp_transport(parts, port, root, timeout_seconds)
+        try:
+            server = read_smtp_url(parts, root)
+        except ValueError as error:
+            raise ValueError(f"mail.url: expected {error}") from error
+        return SmtpTransport(**vars(server), timeout_seconds=timeout_seconds)
     if parts.query:
         raise ValueError(f"mail.url: {parts.scheme}:// takes no options")
     if parts.scheme == "file":
@@ -87,65 +92,6 @@ def transport_for(url: str, *, root: Path, timeout_seconds: float) -> Transport:
     raise ValueError(
         f"mail.url: unknown scheme {parts.scheme!r}; expected smtp, smtps, file, console or memory"
     )
-
-
-def _smtp_transport(
-    parts: SplitResult, port: int | None, root: Path, timeout_seconds: float
-) -> SmtpTransport:
-    if not parts.hostname:
-        raise ValueError("mail.url: the host is missing, as in smtp://mail.example.org:587")
-    host = parts.hostname
-    try:
-        host = str(ipaddress.ip_address(host))
-    except ValueError:
-        try:
-            host = ascii_domain(host)
-        except ValueError:
-            raise ValueError("mail.url: the host is not a host name") from None
-    try:
-        options = parse_qs(parts.query, strict_parsing=True) if parts.query else {}
-    except ValueError as error:
-        raise ValueError("mail.url: the options after ? cannot be read") from error
-    unknown = sorted(set(options) - {"tls", "ca"})
-    if unknown:
-        raise ValueError(f"mail.url: unknown option {unknown[0]!r}; expected tls or ca")
-    if parts.scheme == "smtps":
-        if "tls" in options:
-            raise ValueError("mail.url: smtps:// is encrypted from the start and takes no tls=")
-        tls = "implicit"
-    else:
-        # Whoever forgets the option gets encryption, not its absence.
-        tls = options.get("tls", ["none" if is_loopback(host) else "starttls"])[-1]
-        if tls not in ("starttls", "none"):
-            raise ValueError("mail.url: tls must be starttls or none")
-    username, password = unquote(parts.username or ""), unquote(parts.password or "")
-    if bool(username) != bool(password):
-        raise ValueError("mail.url: give both a user and a password, or neither")
-    if username and tls == "none" and not is_loopback(host):
-        raise ValueError("mail.url: a password is not sent without encryption; use tls=starttls")
-    ca = options.get("ca", [""])[-1]
-    if ca and not (root / ca).is_file():
-        raise ValueError(f"mail.url: there is no file {root / ca} (option ca)")
-    default_port = {"implicit": 465, "starttls": 587, "none": 25}[tls]
-    return SmtpTransport(
-        host=host,
-        port=port or default_port,
-        tls=tls,
-        username=username,
-        password=password,
-        ca=root / ca if ca else None,
-        timeout_seconds=timeout_seconds,
-    )
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine by its very name."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class MemoryTransport:
@@ -229,20 +175,12 @@ class FileTransport:
 
 
 @dataclass(frozen=True)
-class SmtpTransport:
+class SmtpTransport(SmtpServer):
     """Hand messages to an SMTP server through Flask-Mail.
 
-    :param tls: "implicit", "starttls" or "none"; never less than what it says.
-    :param ca: file of the only certificate authorities to trust; the system's when None.
     :param timeout_seconds: for connecting, and for each answer; four times this for the whole.
     """
 
-    host: str
-    port: int
-    tls: str
-    username: str = ""
-    password: str = field(default="", repr=False)
-    ca: Path | None = None
     timeout_seconds: float = 10.0
 
     def send(self, message: Message) -> Delivery:
@@ -294,7 +232,7 @@ class Connection(flask_mail.Connection):
                 host.starttls(context=host.context)
                 host.limit_socket()
             if self.mail.username and self.mail.password:
-                if not encrypted and not is_loopback(self.mail.server):
+                if not encrypted and not is_this_machine(self.mail.server):
                     raise NotSent("a password is not sent without encryption")
                 host.login(self.mail.username, self.mail.password)
         except BaseException:

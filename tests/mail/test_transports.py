@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
+from ghost.config import Config, ConfigError
 from ghost.mail import Message, NotSent, deliver, message_id_for, outbox
 from ghost.mail.transports import (
     ConsoleTransport,
@@ -272,3 +273,17 @@ def test_a_wrong_url_is_refused_in_words_without_its_password(url: str) -> None:
         transport_for(url, root=Path("/app"), timeout_seconds=1)
 
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "smtp://ada:s3cret@mail.example.org?tls=none",
+        "smtp://ada@mail.example.org?tls=starttls",
+        "smtps://ada@mail.example.org",
+        "smtps://mail.example.org?ca=none.pem",
+    ],
+)
+def test_what_no_transport_could_use_stops_the_start(url: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"mail\.url"):
+        Config.load({"mail": {"url": url}}, root=tmp_path, environ={})
