@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from flask import Flask
 from hypothesis import settings
 from lab import build_lab, create_tables
 
 from ghost.testing.applications import Factory
-
 
 # The same examples in every run, and no folder for those that failed.
 settings.register_profile("ghost", derandomize=True, database=None, deadline=None)
@@ -17,6 +18,18 @@ settings.load_profile("ghost")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "lab: `app` is the application of tests/lab.py")
+    config.addinivalue_line("markers", "only_on(name): about one kind of database alone")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is about the other kind of database: it is no part of this run."""
+    name = os.environ.get("GHOST_TEST_DATABASE") or "sqlite"
+    others = {
+        item for item in items for marker in item.iter_markers("only_on") if marker.args != (name,)
+    }
+    if others:
+        config.hook.pytest_deselected(items=list(others))
+        items[:] = [item for item in items if item not in others]
 
 
 @pytest.fixture

@@ -371,6 +371,14 @@ def nonsense() -> None:
     db.session.execute(sa.text("SELECT SELECT"))
 
 
+@bp.get("/sleep")
+@public
+@bp.response(200)
+def sleep() -> None:
+    """Ask PostgreSQL for something that takes half a minute."""
+    db.session.execute(sa.text("SELECT pg_sleep(30)"))
+
+
 # --- Things in the database -----------------------------------------------------------------------
 
 
