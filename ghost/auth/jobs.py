@@ -12,6 +12,7 @@ from ghost.config import current_config
 from ghost.database import db, lock_row
 from ghost.jobs import current_job, job
 from ghost.logging import logger
+from ghost.mail import mail_attempts
 from ghost.users.jobs import MAIL_SECONDS, mail_notice, mail_token
 from ghost.users.models import User
 
@@ -19,7 +20,7 @@ MAILS_PER_HOUR = 5
 HOUR_SECONDS = 3600
 
 
-@job(timeout=MAIL_SECONDS)
+@job(timeout=MAIL_SECONDS, max_attempts=mail_attempts)
 def send_reset(email: str) -> None:
     """Mail a reset link to an address, if it has an account."""
     user = _locked(email)
@@ -28,7 +29,7 @@ def send_reset(email: str) -> None:
         mail_token(user, "reset-password", tokens.RESET_PASSWORD, lifetime)
 
 
-@job(timeout=MAIL_SECONDS)
+@job(timeout=MAIL_SECONDS, max_attempts=mail_attempts)
 def resend_verification(email: str) -> None:
     """Mail a new link and code to an address, if it has an account that is not confirmed."""
     user = _locked(email)
@@ -37,7 +38,7 @@ def resend_verification(email: str) -> None:
         mail_token(user, "verify-email", tokens.VERIFY_EMAIL, lifetime)
 
 
-@job(timeout=MAIL_SECONDS)
+@job(timeout=MAIL_SECONDS, max_attempts=mail_attempts)
 def send_password_changed(user_id: UUID) -> None:
     """Tell the owner of an account that its password was changed."""
     user = db.session.get(User, user_id)

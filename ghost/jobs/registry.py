@@ -42,7 +42,7 @@ class JobFunction(Generic[P, R]):
         *,
         name: str,
         queue: str,
-        max_attempts: int | None,
+        max_attempts: int | Callable[[], int] | None,
         timeout_seconds: int | None,
         backoff_seconds: float | None,
     ) -> None:
@@ -93,6 +93,7 @@ class JobFunction(Generic[P, R]):
         self, run_at: datetime | None, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> UUID:
         defaults = current_config().jobs
+        attempts = self.max_attempts() if callable(self.max_attempts) else self.max_attempts
         parent = running_job_var.get(None)
         if parent is not None:
             created_by = parent.created_by
@@ -104,7 +105,7 @@ class JobFunction(Generic[P, R]):
             name=self.name,
             queue=self.queue,
             args=self.arguments.dump(args, kwargs),
-            max_attempts=self.max_attempts or defaults.max_attempts,
+            max_attempts=attempts or defaults.max_attempts,
             timeout_seconds=self.timeout_seconds or int(defaults.timeout),
             created_by=created_by,
             request_id=request_id_var.get(),
@@ -119,7 +120,7 @@ def job(function: Callable[P, R], /) -> JobFunction[P, R]: ...
 def job(
     *,
     queue: str = "default",
-    max_attempts: int | None = None,
+    max_attempts: int | Callable[[], int] | None = None,
     timeout: int | None = None,
     backoff: float | None = None,
     name: str | None = None,
@@ -131,7 +132,7 @@ def job(
     /,
     *,
     queue: str = "default",
-    max_attempts: int | None = None,
+    max_attempts: int | Callable[[], int] | None = None,
     timeout: int | None = None,
     backoff: float | None = None,
     name: str | None = None,
@@ -142,7 +143,8 @@ def job(
     (a worker can be killed at any moment), so that it must be able to.
 
     :param queue: one of `jobs.queues`.
-    :param max_attempts: how often it is tried; None for `jobs.max_attempts`.
+    :param max_attempts: how often it is tried, or a function that says so, asked when the job is
+        enqueued; None for `jobs.max_attempts`.
     :param timeout: whole seconds for one attempt; None for `jobs.timeout`.
     :param backoff: seconds before the second attempt, doubling from there; None for `jobs.backoff`.
     :param name: None for the module without a leading `ghost.` and a trailing `.jobs`, then the
@@ -160,7 +162,8 @@ def job(
                 f"{title!r} can't be the name of a job: define the function at the top of its"
                 " module, or pass name="
             )
-        for option, value in (("max_attempts", max_attempts), ("timeout", timeout)):
+        fixed_attempts = None if callable(max_attempts) else max_attempts
+        for option, value in (("max_attempts", fixed_attempts), ("timeout", timeout)):
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"{title}: {option} must be a whole number from 1")
         if backoff is not None and backoff < 0:

@@ -2,7 +2,7 @@
 
 from ghost.mail.messages import Address, InvalidMessage, Message
 from ghost.mail.rendering import duration, render
-from ghost.mail.services import deliver, message_id_for
+from ghost.mail.services import deliver, mail_attempts, message_id_for
 from ghost.mail.transports import Delivery, NotSent, outbox
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "NotSent",
     "deliver",
     "duration",
+    "mail_attempts",
     "message_id_for",
     "outbox",
     "render",

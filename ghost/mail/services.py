@@ -54,3 +54,8 @@ def sender(config: Config) -> Address:
 def message_id_for(job_id: UUID | str) -> str:
     """The Message-ID of the mail that a job sends, the same in each of its attempts."""
     return f"<{job_id}@{sender(current_config()).domain}>"
+
+
+def mail_attempts() -> int:
+    """How often one mail is tried: for `@job(max_attempts=mail_attempts)`."""
+    return current_config().mail.max_attempts

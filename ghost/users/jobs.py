@@ -12,13 +12,13 @@ from ghost import tokens
 from ghost.config import current_config
 from ghost.database import db, lock_row
 from ghost.jobs import current_job, job
-from ghost.mail import Message, deliver, duration, message_id_for, render
+from ghost.mail import Message, deliver, duration, mail_attempts, message_id_for, render
 from ghost.users.models import User
 
 MAIL_SECONDS = 60
 
 
-@job(timeout=MAIL_SECONDS)
+@job(timeout=MAIL_SECONDS, max_attempts=mail_attempts)
 def send_invitation(user_id: UUID) -> None:
     """Mail a link by which the owner of a new account sets its first password."""
     user = _locked(user_id)
@@ -27,7 +27,7 @@ def send_invitation(user_id: UUID) -> None:
         mail_token(user, "invitation", tokens.INVITATION, lifetime)
 
 
-@job(timeout=MAIL_SECONDS)
+@job(timeout=MAIL_SECONDS, max_attempts=mail_attempts)
 def send_verification(user_id: UUID) -> None:
     """Mail a link and a code by which an account's address is confirmed."""
     user = _locked(user_id)
@@ -36,7 +36,7 @@ def send_verification(user_id: UUID) -> None:
         mail_token(user, "verify-email", tokens.VERIFY_EMAIL, lifetime)
 
 
-@job(timeout=MAIL_SECONDS)
+@job(timeout=MAIL_SECONDS, max_attempts=mail_attempts)
 def send_email_changed(user_id: UUID, former_email: str) -> None:
     """Tell the former address of an account that it has been replaced."""
     user = db.session.get(User, user_id)

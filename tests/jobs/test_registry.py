@@ -70,7 +70,14 @@ def test_an_unknown_name_is_explained():
 
 @pytest.mark.parametrize(
     "options",
-    [{"max_attempts": 0}, {"timeout": 0}, {"timeout": 1.5}, {"backoff": -1}, {"name": "a b"}],
+    [
+        {"max_attempts": 0},
+        {"max_attempts": "5"},
+        {"timeout": 0},
+        {"timeout": 1.5},
+        {"backoff": -1},
+        {"name": "a b"},
+    ],
     ids=str,
 )
 def test_options_out_of_range_are_refused(options):

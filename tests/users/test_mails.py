@@ -13,11 +13,13 @@ import sqlalchemy as sa
 from flask import Flask
 
 from ghost import tokens
+from ghost.auth import jobs as auth_jobs
 from ghost.database import db
 from ghost.jobs import runner
 from ghost.jobs.ledger import jobs as ledger
 from ghost.mail import Message
 from ghost.testing.background import Jobs, Mailbox
+from ghost.users import jobs as users_jobs
 from ghost.users.models import User
 
 from .conftest import MakePerson, Person
@@ -67,6 +69,25 @@ def test_until_a_password_is_chosen_nobody_logs_in(admin: Person, jobs: Jobs, cl
             "/api/v1/auth/login", json={"email": "ada@example.org", "password": password}
         )
         assert response.status_code == 401
+
+
+def test_a_mail_is_tried_as_often_as_the_configuration_says(
+    admin: Person, make_app: Callable[..., Flask]
+) -> None:
+    app = make_app({"mail": {"max_attempts": 7}, "jobs": {"max_attempts": 2}})
+
+    with app.app_context():
+        users_jobs.send_invitation.enqueue(admin.id)
+        users_jobs.send_verification.enqueue(admin.id)
+        users_jobs.send_email_changed.enqueue(admin.id, "old@example.org")
+        auth_jobs.send_reset.enqueue("ada@example.org")
+        auth_jobs.resend_verification.enqueue("ada@example.org")
+        auth_jobs.send_password_changed.enqueue(admin.id)
+        db.session.commit()
+
+        attempts = db.session.scalars(sa.select(ledger.c.max_attempts)).all()
+
+    assert attempts == [7] * 6
 
 
 def test_no_job_and_no_row_holds_a_token_that_works(
