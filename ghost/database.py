@@ -329,6 +329,7 @@ class _Connection(psycopg2.extensions.connection):
     """A connection that knows how long one answer may take; until it is open, the connecting."""
 
     wait_seconds: float | None = CONNECT_SECONDS
+    server_seconds: float | None = None  # the time per statement that the server knows of
 
 
 def _wait(connection: Any) -> None:
@@ -367,17 +368,6 @@ def _guard_postgresql(engine: Engine, config: Config, limited: bool) -> None:
             settings.statement_timeout if has_request_context() else settings.job_statement_timeout
         )
 
-    def server_options(seconds: float | None) -> str:
-        """The server's own limits, in milliseconds, for a connection opened here and now."""
-        if seconds is None:
-            return "-c timezone=UTC"
-        milliseconds = int(seconds * 1000)
-        return (
-            f"-c timezone=UTC -c statement_timeout={milliseconds}"
-            f" -c lock_timeout={min(milliseconds, 10_000) * 3 // 4}"
-            f" -c idle_in_transaction_session_timeout={max(milliseconds, 60_000)}"
-        )
-
     @event.listens_for(engine, "do_connect")
     def connect(
         dialect: Any, _record: ConnectionPoolEntry, args: list[Any], options: dict[str, Any]
@@ -385,13 +375,20 @@ def _guard_postgresql(engine: Engine, config: Config, limited: bool) -> None:
         nonlocal paused_until
         if time.monotonic() < paused_until:
             raise psycopg2.OperationalError("the database was away a moment ago")
-        asked = f"{options.get('options', '')} {server_options(limit())}".strip()
-        options = options | {"connection_factory": _Connection, "options": asked}
+        seconds = limit()
+        wanted = {"timezone": "UTC", **_server_limits(seconds)}
+        words = [options.get("options", ""), *(f"-c {key}={wanted[key]}" for key in wanted)]
+        options = options | {
+            "connection_factory": _Connection,
+            "options": " ".join(words).strip(),
+        }
         try:
-            return cast(DBAPIConnection, dialect.connect(*args, **options))
+            connection: Any = dialect.connect(*args, **options)
         except psycopg2.OperationalError:
             paused_until = time.monotonic() + PAUSE_AFTER_FAILURE_SECONDS
             raise
+        connection.server_seconds = seconds
+        return cast(DBAPIConnection, connection)
 
     @event.listens_for(engine, "handle_error")
     def pause(context: ExceptionContext) -> None:
@@ -416,8 +413,12 @@ def _guard_postgresql(engine: Engine, config: Config, limited: bool) -> None:
             and idle_since is not None
             and time.monotonic() - idle_since > PING_AFTER_IDLE_SECONDS
         ):
-            _ping(connection)
+            _ask(connection, "SELECT 1")
         seconds = limit()
+        if connection.server_seconds != seconds:  # a job had it before, or a thread of a probe
+            limits = _server_limits(seconds)
+            _ask(connection, "; ".join(f"SET {key} = {limits[key]}" for key in limits))
+            connection.server_seconds = seconds
         connection.wait_seconds = None if seconds is None else seconds + GRACE_SECONDS
 
     @event.listens_for(engine, "checkin")
@@ -425,17 +426,29 @@ def _guard_postgresql(engine: Engine, config: Config, limited: bool) -> None:
         record.info["idle_since"] = time.monotonic()
 
 
-def _ping(connection: Any) -> None:
-    """Ask a pooled connection for a sign of life, outside of any transaction.
+def _server_limits(seconds: float | None) -> dict[str, int]:
+    """The server's own limits, in milliseconds, that go with the time a statement may take."""
+    if seconds is None:
+        return {}
+    milliseconds = int(seconds * 1000)
+    return {
+        "statement_timeout": milliseconds,
+        "lock_timeout": min(milliseconds, 10_000) * 3 // 4,
+        "idle_in_transaction_session_timeout": max(milliseconds, 60_000),
+    }
 
-    :raises sqlalchemy.exc.DisconnectionError: there is none; the pool opens another one.
+
+def _ask(connection: Any, statement: str) -> None:
+    """Send a short statement to a pooled connection, outside of any transaction.
+
+    :raises sqlalchemy.exc.DisconnectionError: no answer; the pool opens another connection.
     """
     connection.wait_seconds = PING_SECONDS
     usual = connection.autocommit
     try:
         connection.autocommit = True
         with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
+            cursor.execute(statement)
         connection.autocommit = usual
     except psycopg2.Error as error:
         raise sa.exc.DisconnectionError("the database went away") from error

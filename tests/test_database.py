@@ -197,19 +197,23 @@ def test_sqlite_keeps_foreign_keys_and_a_write_ahead_log(session: Any) -> None:
     assert pragmas == {"foreign_keys": 1, "journal_mode": "wal", "busy_timeout": 4000}
 
 
-@pytest.mark.only_on("postgresql")
-def test_postgresql_limits_statements_locks_and_idle_transactions(app: Flask) -> None:
-    with app.app_context():
-        db.engine.dispose()
-    with app.test_request_context("/", method="POST"):
-        settings = {
-            name: db.session.execute(sa.text(f"SHOW {name}")).scalar()
-            for name in ("statement_timeout", "lock_timeout", "TimeZone")
-        }
-        db.session.rollback()
-        db.engine.dispose()
+def limits_here() -> dict[str, Any]:
+    names = ("statement_timeout", "lock_timeout", "TimeZone")
+    with db_manager.connection() as connection:
+        return {name: connection.scalar(sa.text(f"SHOW {name}")) for name in names}
 
-    assert settings == {"statement_timeout": "4s", "lock_timeout": "3s", "TimeZone": "UTC"}
+
+@pytest.mark.only_on("postgresql")
+def test_the_server_limits_statements_and_locks_as_the_caller_may_wait(app: Flask) -> None:
+    engine_of(app).dispose()
+    in_request = {"statement_timeout": "4s", "lock_timeout": "3s", "TimeZone": "UTC"}
+    in_job = {"statement_timeout": "5min", "lock_timeout": "7500ms", "TimeZone": "UTC"}
+
+    for _ in range(2):  # one connection, in turns
+        with app.test_request_context("/"):
+            assert limits_here() == in_request
+        with app.app_context():
+            assert limits_here() == in_job
 
 
 # --- Many at once ---------------------------------------------------------------------------------
