@@ -13,14 +13,15 @@ from uuid import UUID
 
 import sqlalchemy as sa
 from cryptography.fernet import Fernet, InvalidToken
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, Response, current_app, g, has_request_context, request
+from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, SessionTransaction, mapped_column
 
 from ghost.access import Access, authenticate
 from ghost.api import API_PREFIX
 from ghost.config import Config, current_config
-from ghost.database import UTCDateTime, db, db_manager, dialect_insert
+from ghost.database import Session, UTCDateTime, db, db_manager, dialect_insert
 from ghost.errors import Conflict, ServiceUnavailable, ValidationFailed
 from ghost.logging import logger
 from ghost.models import utcnow
@@ -28,6 +29,7 @@ from ghost.secrets import derived_key
 
 KEPT = timedelta(hours=24)
 WAIT_SECONDS = 2.0
+LOCK_NOT_AVAILABLE = "55P03"
 KEPT_HEADERS = ("Content-Type", "ETag", "Location")
 
 
@@ -70,15 +72,17 @@ def _claim() -> Response | None:
     ).hexdigest()
     mine = (_table.c.user_id == caller.id) & (_table.c.key == key)
     try:
-        expired = _table.c.created_at < utcnow() - KEPT
-        db.session.execute(sa.delete(IdempotencyKey).where(_table.c.user_id == caller.id, expired))
+        # The others that are expired go when an answer is kept: here they would make requests of
+        # one caller wait for each other.
+        db.session.execute(sa.delete(IdempotencyKey).where(mine, _is_expired()))
         db.session.add(IdempotencyKey(user_id=caller.id, key=key, fingerprint=fingerprint))
         db.session.flush()
     except DBAPIError as error:
         db.session.rollback()
-        if not _is_taken(error):
+        is_held = getattr(error.orig, "pgcode", None) == LOCK_NOT_AVAILABLE
+        if not (is_held or isinstance(error, IntegrityError)):
             raise
-        return _earlier_answer(mine, fingerprint)
+        return _earlier_answer(mine, fingerprint, is_held=is_held)
     g.idempotency = (caller.id, key, fingerprint)
     return None
 
@@ -98,20 +102,39 @@ def _access() -> Access:
     return access
 
 
-def _is_taken(error: DBAPIError) -> bool:
-    """Tell whether somebody has the key, or is about to: its transaction is still open."""
-    lock_not_available = getattr(error.orig, "pgcode", None) == "55P03"
-    return isinstance(error, IntegrityError) or lock_not_available
+def _is_expired() -> sa.ColumnElement[bool]:
+    return _table.c.created_at < utcnow() - KEPT
 
 
-def _earlier_answer(mine: sa.ColumnElement[bool], fingerprint: str) -> Response:
+@event.listens_for(Session, "after_soft_rollback")
+def _note_lost_claim(_session: Session, ended: SessionTransaction) -> None:
+    """Remember that a view rolled its transaction back, and the claim with it."""
+    if has_request_context() and ended.parent is None and "idempotency" in g:
+        g.idempotency_lost = True
+
+
+@event.listens_for(Session, "before_commit")
+def _claim_again(session: Session) -> None:
+    """Claim the key in the transaction that a view began after a rollback.
+
+    :raises sqlalchemy.exc.IntegrityError: another request took it in between.
+    """
+    if has_request_context() and session.info.get("owned") and g.pop("idempotency_lost", False):
+        user_id, key, fingerprint = g.idempotency
+        session.execute(
+            sa.insert(IdempotencyKey).values(user_id=user_id, key=key, fingerprint=fingerprint)
+        )
+
+
+def _earlier_answer(mine: sa.ColumnElement[bool], fingerprint: str, *, is_held: bool) -> Response:
     """The stored answer; waits a little for one that is being made.
 
+    :param is_held: whether the transaction that has the key was waited for already.
     :raises ValidationFailed: the key came with another body before.
     :raises Conflict: there is no answer, yet or for ever.
     :raises ServiceUnavailable: whoever had the key gave it back without an answer.
     """
-    deadline = time.monotonic() + WAIT_SECONDS
+    deadline = time.monotonic() + (0 if is_held else WAIT_SECONDS)
     columns = (_table.c.fingerprint, _table.c.status, _table.c.headers, _table.c.body)
     while True:
         with db_manager.connection() as connection:
@@ -124,8 +147,8 @@ def _earlier_answer(mine: sa.ColumnElement[bool], fingerprint: str) -> Response:
             response = Response(_decrypt(row.body), row.status, row.headers)
             response.headers["Idempotent-Replayed"] = "true"
             return response
-        if time.monotonic() > deadline:
-            if row is None:
+        if time.monotonic() >= deadline:
+            if row is None and not is_held:
                 raise ServiceUnavailable
             raise Conflict("A request with this Idempotency-Key was made and has no answer.")
         time.sleep(0.05)
@@ -137,6 +160,8 @@ def _keep(response: Response) -> Response:
     if claim is None:
         return response
     db.session.rollback()  # what the view did not commit is not done
+    if response.direct_passthrough or response.is_streamed:  # read once: a repeat will be a 409
+        return response
     if not (200 <= response.status_code < 300 or response.status_code in (409, 422)):
         return response
     user_id, key, fingerprint = claim
@@ -152,6 +177,7 @@ def _keep(response: Response) -> Response:
     )
     try:
         with db_manager.transaction() as connection:
+            connection.execute(sa.delete(_table).where(_table.c.user_id == user_id, _is_expired()))
             connection.execute(
                 row.on_conflict_do_update(
                     index_elements=["user_id", "key"],
