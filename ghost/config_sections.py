@@ -158,6 +158,11 @@ class AuthSection(Section):
         kinds.Integer(0, 300, "seconds"),
         "How long a used refresh token still gets the same answer, in seconds.",
     )
+    max_sessions: int = key(
+        100,
+        kinds.Integer(1, 10_000),
+        "Sessions that an account may have; a log-in ends those longest unused beyond it.",
+    )
     bcrypt_rounds: int = key(
         12, kinds.Integer(4, 18), "Cost of a password hash; 12 is production's least."
     )

@@ -26,13 +26,26 @@ _users = User.__table__
 _STATE = sa.select(
     _table, _users.c.session_epoch, _users.c.is_active, _users.c.deleted_at
 ).select_from(_table.join(_users, _users.c.id == _table.c.user_id))
+
+
+def _is_dead(rows: Any) -> sa.ColumnElement[bool]:
+    return sa.or_(
+        rows.c.expires_at <= sa.bindparam("now"),
+        rows.c.revoked_at.is_not(None),
+        rows.c.epoch < sa.bindparam("newer"),
+    )
+
+
+_live = _table.alias()
+_BEYOND_LIMIT = (
+    sa.select(_live.c.id)
+    .where(_live.c.user_id == sa.bindparam("owner"), sa.not_(_is_dead(_live)))
+    .order_by(_live.c.last_used_at.desc(), _live.c.id.desc())
+    .offset(sa.bindparam("kept"))
+)
 _DELETE_DEAD = sa.delete(_table).where(
     _table.c.user_id == sa.bindparam("owner"),
-    sa.or_(
-        _table.c.expires_at <= sa.bindparam("now"),
-        _table.c.revoked_at.is_not(None),
-        _table.c.epoch < sa.bindparam("newer"),
-    ),
+    sa.or_(_is_dead(_table), _table.c.id.in_(_BEYOND_LIMIT)),
 )
 _INSERT = sa.insert(_table)
 
@@ -46,14 +59,16 @@ class Client:
 
 
 def open_session(user_id: UUID, epoch: int, client: Client) -> Session:
-    """Start a session, and delete the account's dead ones.
+    """Start a session, and delete the account's dead ones and those beyond `auth.max_sessions`.
 
     :param epoch: the account's, as it was when the password was checked: where a reset came in
         between, the session is dead from its birth.
     :returns: a copy of the row.
     """
     now = utcnow()
-    db.session.execute(_DELETE_DEAD, {"owner": user_id, "now": now, "newer": epoch})
+    settings = current_config().auth
+    kept = settings.max_sessions - 1
+    db.session.execute(_DELETE_DEAD, {"owner": user_id, "now": now, "newer": epoch, "kept": kept})
     values = {
         "id": uuid7(),
         "user_id": user_id,
@@ -62,7 +77,7 @@ def open_session(user_id: UUID, epoch: int, client: Client) -> Session:
         "spent": [],
         "created_at": now,
         "last_used_at": now,
-        "expires_at": now + timedelta(seconds=current_config().auth.refresh_token_expires),
+        "expires_at": now + timedelta(seconds=settings.refresh_token_expires),
         "ip_address": client.ip_address,
         "user_agent": client.user_agent,
     }

@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 from auth_steps import Account, Api, at_once
+from flask import Flask
 
 from ghost.auth.models import Session
 
@@ -158,3 +159,40 @@ def test_ones_own_account_needs_a_log_in(api: Api, method: str, path: str) -> No
     assert answer.status_code == 401
     assert answer.json["error"]["code"] == "unauthorized"
     assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_a_log_in_beyond_the_limit_ends_the_session_that_was_unused_longest(
+    make_app: Callable[..., Flask], ada: Account
+) -> None:
+    api = Api(make_app({"auth": {"max_sessions": 3}}))
+    others = [opened(api, ada), opened(api, ada)]
+    api.refresh(ada.refresh_token)  # of the oldest, which is in use
+
+    newest = opened(api, ada)
+
+    tokens = [ada.access_token, *(one["access_token"] for one in (*others, newest))]
+    assert [api.is_logged_in(token) for token in tokens] == [True, False, True, True]
+
+
+def test_sessions_that_are_over_do_not_count_for_the_limit(
+    make_app: Callable[..., Flask], ada: Account
+) -> None:
+    api = Api(make_app({"auth": {"max_sessions": 2}}))
+    for _ in range(3):
+        api.post("/logout", token=opened(api, ada)["access_token"])
+
+    opened(api, ada)
+
+    assert api.is_logged_in(ada.access_token)
+
+
+def test_sessions_of_others_do_not_count_for_the_limit(
+    make_app: Callable[..., Flask], ada: Account, register: Callable[..., Account]
+) -> None:
+    api = Api(make_app({"auth": {"max_sessions": 1}}))
+    other = register()
+
+    again = opened(api, other)
+
+    tokens = [ada.access_token, other.access_token, again["access_token"]]
+    assert [api.is_logged_in(token) for token in tokens] == [True, False, True]
