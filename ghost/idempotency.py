@@ -25,6 +25,7 @@ from ghost.database import Session, UTCDateTime, db, db_manager, dialect_insert
 from ghost.errors import Conflict, ServiceUnavailable, ValidationFailed
 from ghost.logging import logger
 from ghost.models import utcnow
+from ghost.retention import delete_when
 from ghost.secrets import derived_key
 
 KEPT = timedelta(hours=24)
@@ -48,6 +49,7 @@ class IdempotencyKey(db.Model):  # type: ignore[name-defined]
 
 
 _table = IdempotencyKey.__table__
+delete_when(IdempotencyKey, lambda now: _table.c.created_at < now - KEPT)
 
 
 def init_app(app: Flask, config: Config) -> None:

@@ -20,11 +20,14 @@ from ghost.config import current_config
 from ghost.database import db, db_manager
 from ghost.errors import TokenUsed
 from ghost.models import Model, utcnow, uuid7
+from ghost.retention import delete_when
 from ghost.secrets import derived_key
 
 VERIFY_EMAIL, RESET_PASSWORD, INVITATION = "verify-email", "reset-password", "invitation"
 
 _ID_BYTES, _MAC_BYTES = 16, 32
+# A job that is repeated late still finds what it mailed, and mails no second token.
+KEPT = timedelta(days=7)
 _TEXT_LENGTH = (_ID_BYTES + _MAC_BYTES) * 4 // 3
 
 
@@ -54,6 +57,7 @@ class MailedToken(Model):
 
 
 _table = MailedToken.__table__
+delete_when(MailedToken, lambda now: _table.c.expires_at < now - KEPT)
 
 
 def issue(

@@ -23,8 +23,8 @@ FLOORS = {
     "foundation": {
         "access", "api", "config", "config_mail", "config_sections", "config_sources",
         "config_values", "database", "errors", "extensions", "fields", "http", "idempotency",
-        "logging", "models", "network", "passwords", "ratelimit", "responses", "revisions",
-        "schemas", "secrets", "signals", "tokens",
+        "logging", "models", "network", "passwords", "ratelimit", "responses",
+        "retention", "revisions", "schemas", "secrets", "signals", "tokens",
     },
 }  # fmt: skip
 HEIGHT = {name: height for height, floor in enumerate(reversed(FLOORS)) for name in FLOORS[floor]}

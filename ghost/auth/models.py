@@ -11,6 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from ghost.database import db
 from ghost.models import Model, utcnow
+from ghost.retention import delete_when
 
 
 class Session(Model):
@@ -43,3 +44,8 @@ class Throttle(db.Model):  # type: ignore[name-defined]
     key: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
     count: Mapped[int]
     expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+# One that was ended before goes with the account's next log-in, or here when its time is up.
+delete_when(Session, lambda now: Session.__table__.c.expires_at < now)
+delete_when(Throttle, lambda now: Throttle.__table__.c.expires_at < now)

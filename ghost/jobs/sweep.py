@@ -32,6 +32,7 @@ from ghost.jobs.runner import Claim, settle
 from ghost.jobs.transport import Entry, Transport
 from ghost.logging import job_id_var, logger, request_id_var
 from ghost.models import utcnow
+from ghost.retention import deletions
 
 # Who enqueued a job hands it over at once; the sweep looks after those who didn't come to it.
 GRACE_SECONDS = 1.0
@@ -96,6 +97,7 @@ class Sweeper:
         if time.monotonic() >= self._retention_at:
             self._retention_at = time.monotonic() + RETENTION_EVERY_SECONDS
             self.delete_old(now)
+            self.delete_declared(now)
         return sent
 
     def take_back(self, now: datetime) -> int:
@@ -216,6 +218,18 @@ class Sweeper:
             for _ in range(RETENTION_BATCHES):  # the rest a minute later
                 with ledger() as connection:
                     count = connection.execute(sa.delete(jobs).where(jobs.c.id.in_(old))).rowcount
+                deleted += count
+                if count < BATCH:
+                    break
+        return deleted
+
+    def delete_declared(self, now: datetime) -> int:
+        """Delete the rows of all rooms that are worth nothing any more."""
+        deleted = 0
+        for statement in deletions(now, BATCH):
+            for _ in range(RETENTION_BATCHES):
+                with ledger() as connection:
+                    count = connection.execute(statement).rowcount
                 deleted += count
                 if count < BATCH:
                     break

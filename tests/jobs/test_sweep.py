@@ -1,17 +1,24 @@
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
 
 import job_samples as samples
 import pytest
+import sqlalchemy as sa
 
 from ghost import db
+from ghost.auth.models import Session, Throttle
 from ghost.config import current_config
+from ghost.database import db_manager
+from ghost.idempotency import IdempotencyKey
 from ghost.jobs import outbox, runner, sweep
 from ghost.jobs.ledger import mark_sent
 from ghost.jobs.sweep import Sweeper, make_sweeper
 from ghost.jobs.transport import Entry
 from ghost.models import utcnow
+from ghost.tokens import MailedToken
 
 pytestmark = pytest.mark.integration
 
@@ -224,3 +231,66 @@ def test_waiting_jobs_are_never_too_old(app, sweeper, ledger):
 
     assert sweeper.delete_old(utcnow() + timedelta(days=3650)) == 0
     assert len(ledger.rows()) == 1
+
+
+# --- Rows of the rooms ----------------------------------------------------------------------------
+
+
+def expiring_rows(user_id: UUID, moment: datetime) -> list[Any]:
+    """A row of each table whose rows end, made so that it ended, or ends, at a time."""
+    return [
+        IdempotencyKey(
+            user_id=user_id,
+            key=moment.isoformat(),
+            fingerprint="",
+            created_at=moment - timedelta(hours=24),
+        ),
+        Session(user_id=user_id, epoch=1, expires_at=moment),
+        Throttle(key=moment.isoformat(), count=1, expires_at=moment),
+        MailedToken(
+            user_id=user_id,
+            purpose="reset-password",
+            email="ada@example.org",
+            epoch=1,
+            expires_at=moment - timedelta(days=7),
+        ),
+    ]
+
+
+MODELS = (IdempotencyKey, Session, Throttle, MailedToken)
+
+
+def counted_rows() -> list[int | None]:
+    with db_manager.connection() as connection:
+        return [
+            connection.scalar(sa.select(sa.func.count()).select_from(model.__table__))
+            for model in MODELS
+        ]
+
+
+def test_rows_that_are_worth_nothing_any_more_are_deleted_and_others_kept(sweeper, make_user):
+    user_id = make_user().id
+    for seconds in (-60, 60):
+        db.session.add_all(expiring_rows(user_id, utcnow() + timedelta(seconds=seconds)))
+    db.session.commit()
+    assert counted_rows() == [2, 2, 2, 2]
+
+    sweeper.sweep()
+
+    assert counted_rows() == [1, 1, 1, 1]
+    sweeper.sweep()  # at once: it is not looked again for a minute
+    assert sweeper.delete_declared(utcnow() + timedelta(seconds=120)) == 4
+    assert counted_rows() == [0, 0, 0, 0]
+
+
+def test_old_rows_are_deleted_in_batches_of_which_there_is_an_end(sweeper, make_user, monkeypatch):
+    monkeypatch.setattr(sweep, "BATCH", 3)
+    monkeypatch.setattr(sweep, "RETENTION_BATCHES", 2)
+    user_id = make_user().id
+    for number in range(8):
+        db.session.add_all(expiring_rows(user_id, utcnow() - timedelta(seconds=60 + number)))
+    db.session.commit()
+
+    assert sweeper.delete_declared(utcnow()) == 4 * 6
+    assert counted_rows() == [2, 2, 2, 2]
+    assert sweeper.delete_declared(utcnow()) == 4 * 2
