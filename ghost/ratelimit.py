@@ -11,13 +11,14 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from flask import Flask, Response, request
-from flask_limiter import Limiter
+from flask_limiter import HeaderNames, Limiter
 
 from ghost.access import identity
 from ghost.config import Config
 
 View = TypeVar("View", bound=Callable[..., Any])
 REDIS_SECONDS = 1
+_COME_AGAIN = "X-RateLimit-Retry-After"  # on its way from Flask-Limiter to `Retry-After`
 
 
 def source() -> str:
@@ -72,10 +73,12 @@ def init_app(app: Flask, config: Config) -> Limiter | None:
     def tidy_headers(response: Response) -> Response:
         """Flask-Limiter tells every caller when to come again; only the refused have to.
 
-        And it adds its figures to those of a view that refuses by a count of its own.
+        And it adds its figures to those of a view that refuses by a count of its own, or for a
+        reason of its own, and knows itself when to come again.
         """
-        if response.status_code not in (429, 503):
-            response.headers.pop("Retry-After", None)
+        again = response.headers.pop(_COME_AGAIN, None)
+        if again is not None and response.status_code == 429:
+            response.headers.setdefault("Retry-After", again)
         for name in ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"):
             figures = response.headers.getlist(name)
             if len(figures) > 1:
@@ -94,6 +97,7 @@ def init_app(app: Flask, config: Config) -> Limiter | None:
         ),
         in_memory_fallback_enabled=on_redis,
         headers_enabled=True,
+        header_name_mapping={HeaderNames.RETRY_AFTER: _COME_AGAIN},
         key_prefix=f"ghost:{config.app.name}",
     )
     # A browser asks before it calls: neither counted nor refused.
