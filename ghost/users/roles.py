@@ -84,12 +84,13 @@ def require_roles(names: Iterable[str]) -> None:
         raise ValidationFailed(details={"json": {"roles": lines}})
 
 
-def require_other_super_admin(user: User) -> None:
+def require_other_super_admin(user: User, field: str = "roles") -> None:
     """Check that without this account there is still an active SUPER_ADMIN.
 
     Of two transactions that take away one each, the second waits here and then sees the first.
 
     :param user: with its row locked.
+    :param field: what is about to change, for the error.
     :raises LastSuperAdmin: there is no other one.
     """
     if SUPER_ADMIN not in user.roles or not user.is_active or user.is_deleted:
@@ -106,7 +107,7 @@ def require_other_super_admin(user: User) -> None:
         )
     )
     if not db.session.scalar(sa.select(others.exists())):
-        raise LastSuperAdmin
+        raise LastSuperAdmin(field=field)
 
 
 def list_roles() -> sa.Select[tuple[Role]]:
@@ -188,12 +189,12 @@ def delete_role(actor: Caller, name: str) -> None:
     role = get_role(name, lock=True)
     _require_editable(actor, role)
     if role.name in BUILT_IN_ROLES:
-        raise BuiltInRole
+        raise BuiltInRole(field="name")
     try:
         with db.session.begin_nested():
             db.session.delete(role)
     except IntegrityError as error:
-        raise RoleAssigned from error
+        raise RoleAssigned(field="name") from error
 
 
 def _grants(permissions: Iterable[str]) -> list[RolePermission]:

@@ -258,12 +258,14 @@ def lock_for_change(
     user_id: UUID,
     *,
     takes_super_admin: bool = False,
+    field: str = "roles",
     own: type[Forbidden] = OwnAccount,
     with_deleted: bool = False,
 ) -> User:
     """Return an account that somebody is about to change, locked, if they may.
 
     :param takes_super_admin: whether an active SUPER_ADMIN would be one no longer.
+    :param field: by which change of the account, for the error.
     :param own: what is raised when it is the actor's own account.
     :raises NotFound: there is none, or it is deleted.
     :raises LastSuperAdmin: there would be none left.
@@ -273,7 +275,7 @@ def lock_for_change(
     if user.id != actor.id and not may_act_on(actor, standing_of(user)):
         raise AccountAbove
     if takes_super_admin:
-        require_other_super_admin(user)
+        require_other_super_admin(user, field)
     if user.id == actor.id:
         raise own
     return user
@@ -285,7 +287,8 @@ def lock_for_update(actor: Caller, user_id: UUID, changes: Mapping[str, Any]) ->
     :raises MayNotVerify: the changes name `is_verified`, which needs a permission of its own.
     :raises LastSuperAdmin, Forbidden, NotFound: as `lock_for_change`.
     """
-    user = lock_for_change(actor, user_id, takes_super_admin=changes.get("is_active") is False)
+    disables = changes.get("is_active") is False
+    user = lock_for_change(actor, user_id, takes_super_admin=disables, field="is_active")
     if "is_verified" in changes and not actor.can("users:verify"):
         raise MayNotVerify
     return user
@@ -389,7 +392,7 @@ def restore_user(user: User) -> None:
     :raises NotDeleted: it is not deleted.
     """
     if not user.is_deleted:
-        raise NotDeleted
+        raise NotDeleted(field="id")
     user.deleted_at = None
     db.session.flush()
 

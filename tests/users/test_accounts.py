@@ -478,7 +478,10 @@ def test_a_restored_account_is_back_but_its_sessions_are_not(admin: Person, user
 
 
 def test_only_a_deleted_account_can_be_restored(admin: Person, user: Person) -> None:
-    assert admin.post(f"{user.path}/restore").status_code == 409
+    refused = admin.post(f"{user.path}/restore")
+
+    assert refused.status_code == 409
+    assert list(refused.json["error"]["details"]["json"]) == ["id"]
     assert admin.post(f"/users/{uuid7()}/restore").status_code == 404
 
 
@@ -618,6 +621,8 @@ def test_the_last_active_super_admin_stays(
 
     assert response.status_code == 409
     assert "last active SUPER_ADMIN" in response.json["message"]
+    field = "is_active" if action == "disable" else "roles"
+    assert list(response.json["error"]["details"]["json"]) == [field]
     stored = row(boss.id)
     assert (stored.is_active, stored.is_deleted, stored.roles) == (True, False, ["SUPER_ADMIN"])
     assert boss.is_logged_in()

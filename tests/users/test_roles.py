@@ -122,6 +122,7 @@ def test_a_built_in_role_is_never_deleted(boss: Person, name: str) -> None:
 
     assert response.status_code == 409
     assert "built in" in response.json["message"]
+    assert list(response.json["error"]["details"]["json"]) == ["name"]
     assert len(boss.get("/roles").json["data"]) == 3
 
 
@@ -145,6 +146,7 @@ def test_an_assigned_role_is_not_deleted(
 
     assert (while_held.status_code, while_restorable.status_code) == (409, 409)
     assert "still have this role" in while_held.json["message"]
+    assert list(while_held.json["error"]["details"]["json"]) == ["name"]
     boss.post(f"{holder.path}/restore")
     assert boss.get(holder.path).json["data"]["roles"] == ["SUPPORT"]
 
