@@ -34,8 +34,8 @@ _TEXT_LENGTH = (_ID_BYTES + _MAC_BYTES) * 4 // 3
 class MailedToken(Model):
     """A token that was mailed: derived by HMAC from this row, so the row alone is worth nothing.
 
-    It works once, for its purpose, for its user as they were: `email` must still be the user's,
-    and for a password so must `epoch`.
+    It works once, for its purpose, for its user as they were: `email` and `epoch` must still be
+    the user's.
     """
 
     __tablename__ = "mailed_tokens"
@@ -127,8 +127,7 @@ def link_of(row: MailedToken) -> str:
 def find(text: str, *purposes: str) -> MailedToken:
     """Look at a token without using it, and beside the session: no transaction stays open.
 
-    To use it, lock the user's row, compare `email` (and for a password `epoch`) with it, and
-    call `use`.
+    To use it, lock the user's row, ask `is_bound_to`, and call `use`.
 
     :raises TokenUsed: it was used or replaced, is too old, or never was.
     """
@@ -136,6 +135,14 @@ def find(text: str, *purposes: str) -> MailedToken:
     with db_manager.connection() as connection:
         found = connection.execute(sa.select(_table).where(_table.c.id == token_id)).first()
     return _checked(found, text, purposes)
+
+
+def is_bound_to(row: MailedToken, email: str, epoch: int) -> bool:
+    """Tell whether a token was made for an account as it is now.
+
+    :param epoch: the account's; it is raised by whatever ends sessions, such as a new password.
+    """
+    return row.email == email and row.epoch == epoch
 
 
 def use(row: MailedToken) -> None:

@@ -298,8 +298,6 @@ def reset_password(token: str, new_password: str) -> User:
     new_hash = hash_password(new_password)
 
     user = _owner_of(row)
-    if user.session_epoch != row.epoch:
-        raise TokenUsed
     tokens.use(row)
     was_verified, user.is_verified = user.is_verified, True
     _set_password(user, new_hash)
@@ -347,12 +345,12 @@ def _confirm(row: MailedToken) -> User:
 
 
 def _owner_of(row: MailedToken) -> User:
-    """The account of a token, locked, if it still has the address that the token went to."""
+    """The account of a token, locked, if address and epoch are still what the token is bound to."""
     try:
         user = lock_user(row.user_id)
     except NotFound:
         _refuse()
-    if not user.is_active or user.email != row.email:
+    if not user.is_active or not tokens.is_bound_to(row, user.email, user.session_epoch):
         _refuse()
     return user
 

@@ -215,7 +215,7 @@ def logout() -> APIResponse:
 @logged_in
 @bp.response(200)
 def logout_all() -> APIResponse:
-    """End every session of the account, this one too, and every mailed link to set a password."""
+    """End every session of the account, this one too, and every mailed link."""
     services.end_all_sessions(current_user.id)
     db.session.commit()
     return APIResponse(message="Logged out everywhere.")

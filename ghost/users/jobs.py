@@ -48,14 +48,14 @@ def mail_token(user: User, template: str, purpose: str, lifetime_seconds: int) -
     """Issue a token for an account and mail it to its address, in the job that is running.
 
     Commits, as `mail_notice` does. Nothing is sent when the job runs again after the token was used
-    or replaced.
+    or replaced, or the account changed so that it is worth nothing.
 
     :param user: with its row locked.
     """
     token = tokens.issue(
         user.id, user.email, user.session_epoch, purpose, lifetime_seconds, job_id=current_job.id
     )
-    if token.is_live:
+    if token.is_live and tokens.is_bound_to(token, user.email, user.session_epoch):
         context = {
             "full_name": user.full_name,
             "link": tokens.link_of(token),

@@ -156,6 +156,48 @@ def test_a_token_for_a_former_address_confirms_nothing(
     assert not is_verified(api, ada)
 
 
+@pytest.mark.parametrize("what", ["/change-password", "/logout-all"])
+def test_a_token_from_before_a_new_password_or_a_log_out_everywhere_confirms_nothing(
+    api: Api, ada: Account, mail: Message, new_mails: NewMails, what: str
+) -> None:
+    passwords = {"current_password": ada.password, "new_password": "another fine staple"}
+    body = passwords if what == "/change-password" else None
+    assert api.post(what, body, token=ada.access_token).status_code == 200
+
+    by_link = api.post("/verify-email", {"token": token_in(mail)})
+    by_code = api.post("/verify-email", {"email": ada.email, "code": code_in(mail)})
+    new_mails()
+    api.post("/resend-verification", {"email": ada.email})
+    (newer,) = new_mails()
+    afterwards = api.post("/verify-email", {"token": token_in(newer)})
+
+    assert [by_link.status_code, by_code.status_code, afterwards.status_code] == [410, 410, 200]
+
+
+def test_an_address_that_comes_back_needs_a_new_mail(
+    api: Api, ada: Account, mail: Message, run_sql: Callable[..., list[Any]]
+) -> None:
+    for email in ("new@example.org", ada.email):  # as an administrator's change does
+        change = "UPDATE users SET email = :email, session_epoch = session_epoch + 1"
+        run_sql(change, email=email)
+
+    assert api.post("/verify-email", {"token": token_in(mail)}).status_code == 410
+
+
+def test_a_mail_that_is_tried_again_brings_no_link_that_has_died_meanwhile(
+    api: Api,
+    register: Callable[..., Account],
+    new_mails: NewMails,
+    run_sql: Callable[..., list[Any]],
+) -> None:
+    ada = register()
+    new_mails()
+    api.post("/logout-all", token=ada.access_token)
+    run_sql("UPDATE jobs SET status = 'queued', attempts = 0, finished_at = NULL")
+
+    assert new_mails() == []
+
+
 def test_a_verification_token_sets_no_password_and_a_reset_token_confirms_nothing(
     api: Api, ada: Account, mail: Message, new_mails: NewMails
 ) -> None:
