@@ -15,12 +15,13 @@ import sqlalchemy as sa
 from ghost import tokens
 from ghost.auth import jobs, throttle
 from ghost.auth.models import Session
-from ghost.auth.sessions import Client, carry_over, open_session
+from ghost.auth.sessions import Client, carry_over, is_live, open_session
 from ghost.auth.throttle import Throttled
 from ghost.config import current_config
 from ghost.database import db, db_manager
 from ghost.errors import (
     AccountDisabled,
+    Conflict,
     EmailNotVerified,
     Forbidden,
     NotFound,
@@ -78,6 +79,10 @@ WRONG = "E-mail, username or password is wrong."
 
 class RegistrationClosed(Forbidden):
     message = "Accounts are made by administrators here."
+
+
+class PasswordMovedOn(Conflict):
+    message = "The password was changed by another request in the meantime."
 
 
 # --- Coming in ------------------------------------------------------------------------------------
@@ -246,7 +251,8 @@ def change_password(
 
     :raises ValidationFailed: the current password is wrong, or the new one a bad one.
     :raises Throttled: too many wrong passwords on this account.
-    :raises TokenRevoked: a reset or a log-out was faster.
+    :raises PasswordMovedOn: another change from the same session was faster.
+    :raises TokenRevoked: a reset or a log-out was, or a change from another session.
     """
     key = throttle.key_of("login", str(user_id))
     with db_manager.connection() as connection:
@@ -264,6 +270,8 @@ def change_password(
 
     user = lock_user(user_id)
     if user.session_epoch != account.session_epoch:
+        if is_live(session_id, user_id):  # carried over by the faster one
+            raise PasswordMovedOn(field="current_password")
         raise TokenRevoked
     _set_password(user, new_hash)
     carry_over(session_id, user.session_epoch)

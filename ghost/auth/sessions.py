@@ -193,6 +193,12 @@ def _is_live(user_id: UUID) -> sa.ColumnElement[bool]:
     )
 
 
+def is_live(session_id: UUID, user_id: UUID) -> bool:
+    """Tell whether a session of an account is alive now."""
+    mine = sa.select(Session.id).where(Session.id == session_id, _is_live(user_id))
+    return db.session.scalar(mine) is not None
+
+
 def list_sessions(user_id: UUID, current_id: UUID) -> sa.Select[*tuple[Any, ...]]:
     """Select the live sessions of an account; `is_current` marks the caller's."""
     statement: sa.Select[*tuple[Any, ...]] = sa.select(

@@ -29,7 +29,7 @@ from ghost.auth.schemas import (
 )
 from ghost.auth.sessions import Client
 from ghost.database import db
-from ghost.errors import Forbidden, GhostError, TokenUsed, Unauthorized
+from ghost.errors import Conflict, Forbidden, GhostError, TokenUsed, Unauthorized
 from ghost.ratelimit import rate_limit, source
 from ghost.users.models import User
 from ghost.users.schemas import UserSchema
@@ -243,13 +243,14 @@ def update_me(data: dict[str, Any]) -> User:
 @bp.post("/change-password")
 @logged_in
 @rate_limit("auth")
+@bp.errors(Conflict)
 @bp.arguments(ChangePasswordSchema)
 @bp.response(200)
 def change_password(data: dict[str, Any]) -> APIResponse:
     """Replace one's own password; every other session ends, and a mail tells about it.
 
     A wrong current password is a validation error of `current_password`, and counts as a failed
-    log-in.
+    log-in. Of two changes at once one is made, and the other is a conflict (409).
     """
     user = services.change_password(
         current_user.id, current_user.session_id, **data, client=_client()

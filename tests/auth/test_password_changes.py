@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -96,8 +97,55 @@ def test_of_changes_at_once_one_counts_and_the_rest_are_refused(api: Api, ada: A
     answers = at_once(4, lambda number: change(api, ada, new=wishes[number]).status_code)
 
     assert answers.count(200) == 1
-    assert set(answers) <= {200, 401, 422}
+    assert set(answers) <= {200, 409, 422}
     api.login(ada.email, wishes[answers.index(200)])
+    assert api.is_logged_in(ada.access_token)
+
+
+def change_while(
+    monkeypatch: pytest.MonkeyPatch, between: Callable[[], Any], call: Callable[[], Any]
+) -> tuple[Any, Any]:
+    """Make a change, and let another request come in while its hash is made."""
+    make, seen = services.hash_password, []
+
+    def slowly(password: str) -> str:
+        monkeypatch.setattr(services, "hash_password", make)
+        seen.append(meanwhile(between))
+        return make(password)
+
+    monkeypatch.setattr(services, "hash_password", slowly)
+    return call(), seen[0]
+
+
+def test_a_change_that_lost_against_one_of_the_same_session_is_a_conflict(
+    api: Api, ada: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, fast = change_while(
+        monkeypatch,
+        lambda: change(api, ada, new=OTHER_PASSWORD),
+        lambda: change(api, ada, new=THIRD_PASSWORD),
+    )
+
+    assert (fast.status_code, slow.status_code) == (200, 409)
+    assert slow.json["error"]["code"] == "conflict"
+    assert list(slow.json["error"]["details"]["json"]) == ["current_password"]
+    assert api.is_logged_in(ada.access_token)
+    api.login(ada.email, OTHER_PASSWORD)
+
+
+def test_a_change_that_lost_against_one_of_another_session_finds_its_own_ended(
+    api: Api, ada: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phone = replace(ada, access_token=api.login(ada.email).json["data"]["access_token"])
+
+    slow, fast = change_while(
+        monkeypatch,
+        lambda: change(api, phone, new=OTHER_PASSWORD),
+        lambda: change(api, ada, new=THIRD_PASSWORD),
+    )
+
+    assert (fast.status_code, slow.status_code) == (200, 401)
+    assert slow.json["error"]["code"] == "token_revoked"
 
 
 def test_a_log_out_everywhere_that_comes_in_between_wins_over_a_change(
