@@ -29,13 +29,13 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 
+# What an answer of an API needs. See the OWASP REST security cheat sheet; policies that only concern
+# pages are the pages' own.
 SECURITY_HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
     ("X-Frame-Options", "DENY"),
     ("Referrer-Policy", "no-referrer"),
-    ("Cross-Origin-Opener-Policy", "same-origin"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
-    ("Permissions-Policy", "camera=(), geolocation=(), microphone=()"),
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
     ("Cache-Control", "no-store"),
 )
@@ -327,13 +327,14 @@ def log_requests(app: Flask) -> None:
 
     @app.after_request
     def log(response: Response) -> Response:
-        rule = request.url_rule
+        asked: flask.Request = request._get_current_object()  # type: ignore[attr-defined]
+        rule = asked.url_rule
         log_request(
-            request.method,
-            request.path,
+            asked.method,
+            asked.path,
             response.status_code,
             time.perf_counter() - g.started,
-            request.remote_addr,
+            asked.remote_addr,
             rule.rule if rule else None,
         )
         return response
