@@ -29,7 +29,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 
-# What an answer of an API needs. See the OWASP REST security cheat sheet; policies that only concern
+# What an API's answer needs: see the OWASP REST security cheat sheet. Policies that concern only
 # pages are the pages' own.
 SECURITY_HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
