@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import flask
 import pytest
 import sqlalchemy as sa
 from flask import Flask
 from redis import Redis as RedisClient
 from redis.exceptions import RedisError
 
-from ghost import db, get_config, job, testing
+from ghost import db, db_manager, get_config, job, testing
 from ghost.app import create_app
 from ghost.testing import applications, servers
 from ghost.testing.background import Jobs, Mailbox
@@ -111,6 +112,9 @@ def test_one_application_serves_the_tests_that_share_its_settings(
     changed = _applications.get(app_factory, other)
     assert changed is not app
     assert get_config().app.name == "Other"
+    again = _applications.get(app_factory, dict(app_settings))
+    with db_manager.session():
+        assert flask.current_app == again
 
 
 class TestOverrides:

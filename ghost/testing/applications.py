@@ -15,6 +15,7 @@ from flask import Flask
 from ghost.app import create_app
 from ghost.config import set_config
 from ghost.config_sources import SHORT_NAMES
+from ghost.database import db_manager
 
 Settings = Mapping[str, Any]
 Factory = Callable[[Settings], Flask]
@@ -109,8 +110,9 @@ class Applications:
         if self._app is None or key != self._key:
             self._app = build(factory, settings)
             self._key = key
-        # Another one may have been made since: get_config() answers for the newest.
+        # Another one may have been made since: get_config() and db_manager answer for the newest.
         set_config(self._app.extensions["ghost"].config)
+        db_manager.init_app(self._app)
         return self._app
 
 
