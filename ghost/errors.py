@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Flask, current_app, g, request
+from flask import Flask, current_app, request
 from flask.typing import ResponseReturnValue
 from loguru import logger
 from redis.exceptions import RedisError
@@ -313,7 +313,6 @@ def _redis_error(error: RedisError) -> ResponseReturnValue:
 
 def _unexpected(error: Exception) -> ResponseReturnValue:
     """The last resort: log the stack, tell the client nothing."""
-    g.failed = True
     logger.opt(exception=error).error("unexpected {}", type(error).__name__)
     if current_app.testing and current_app.config.get("PROPAGATE_EXCEPTIONS"):
         raise error

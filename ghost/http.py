@@ -327,7 +327,7 @@ def init_app(app: Flask, config: Config) -> None:
 
 
 def log_requests(app: Flask) -> None:
-    """Write one line for each request; called last, so that it sees the final answer."""
+    """Write one line for each request; called last, so that it runs before other hooks can fail."""
 
     @app.after_request
     def log(response: Response) -> Response:

@@ -15,6 +15,7 @@ from flask.testing import FlaskClient
 from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy.orm.exc import StaleDataError
 from test_http import PRODUCTION, is_error
+from werkzeug.routing import RequestRedirect
 
 from ghost import errors
 from ghost.database import db
@@ -150,6 +151,20 @@ def test_only_development_with_debug_names_the_exception(app: Flask, make_app: M
 
     assert is_error(response, 500, "internal_error")
     assert "RuntimeError" in response.json["error"]["details"]["exception"]
+
+
+def test_a_developer_may_have_exceptions_raised(app: Flask, make_app: Make) -> None:
+    other = make_app({})
+    other.config["PROPAGATE_EXCEPTIONS"] = True
+
+    with pytest.raises(RuntimeError, match="secret"):
+        other.test_client().get(f"{LAB}/boom")
+
+
+def test_a_redirect_is_no_error(answer: Callable[..., Any]) -> None:
+    response = answer(RequestRedirect("/elsewhere"))
+
+    assert (response.status_code, response.headers["Location"]) == (308, "/elsewhere")
 
 
 def test_a_failing_hook_of_the_application_is_a_500_too(app: Flask, make_app: Make) -> None:

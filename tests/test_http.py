@@ -249,6 +249,22 @@ def test_a_plain_flask_view_reads_json_by_the_same_rules(client: FlaskClient) ->
     assert is_error(untyped, 415, "unsupported_media_type")
 
 
+def test_a_body_that_is_read_silently_is_none_when_it_is_no_json(app: Flask) -> None:
+    for body, content_type in ((b"{", "application/json"), (b"{}", "text/plain")):
+        with app.test_request_context("/", data=body, content_type=content_type, method="POST"):
+            assert request.get_json(silent=True) is None
+    with app.test_request_context("/", data=b"{}", content_type="text/plain", method="POST"):
+        assert request.get_json(force=True) == {}
+
+
+@pytest.mark.parametrize("body", [{"surprise": 1}, [1], "text"])
+def test_a_view_without_a_body_refuses_its_fields(client: FlaskClient, body: Any) -> None:
+    response = client.delete(f"{LAB}/nothing", json=body)
+
+    assert is_error(response, 422, "validation_error")
+    assert client.delete(f"{LAB}/nothing", json={}).status_code == 204
+
+
 # --- Sizes ----------------------------------------------------------------------------------------
 
 
