@@ -145,9 +145,11 @@ class Browser:
             time.sleep(0.02)
 
     def _is_true(self, expression: str) -> bool:
+        # A page that is on its way out, or in, may lack what is asked for.
+        guarded = f"(() => {{ try {{ return Boolean({expression}) }} catch {{ return false }} }})()"
         try:
-            return bool(self.run(f"Boolean({expression})"))
-        except Navigated:  # asked of a page that was on its way out
+            return bool(self.run(guarded))
+        except Navigated:
             return False
 
     def text(self) -> str:
