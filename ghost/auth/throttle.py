@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
@@ -13,9 +12,6 @@ from ghost.auth.models import Throttle
 from ghost.database import dialect_insert
 from ghost.errors import RateLimited
 from ghost.models import utcnow
-
-CLEAN_ONE_IN = 100
-CLEANED_AT_ONCE = 1000
 
 _table = Throttle.__table__
 _CURRENT = sa.select(_table.c.count, _table.c.expires_at).where(
@@ -64,7 +60,7 @@ def check(connection: Connection, key: str, limit: int) -> None:
 def count(connection: Connection, key: str, window_seconds: int) -> tuple[int, datetime]:
     """Count once more, in one statement.
 
-    A window starts with its first count and ends as a whole.
+    A window starts with its first count and ends as a whole; the sweep deletes it later.
 
     :returns: the count with this one, and the end of the window.
     """
@@ -81,13 +77,6 @@ def count(connection: Connection, key: str, window_seconds: int) -> tuple[int, d
             },
         ).returning(_table.c.count, _table.c.expires_at)
     ).one()
-    if random.randrange(CLEAN_ONE_IN) == 0:
-        # A row of another key may be locked by its own count: leave it to the next cleaning.
-        rows = _table.alias()
-        old = sa.select(rows.c.key).where(rows.c.expires_at <= now).limit(CLEANED_AT_ONCE)
-        connection.execute(
-            sa.delete(_table).where(_table.c.key.in_(old.with_for_update(skip_locked=True)))
-        )
     return total, expires_at
 
 

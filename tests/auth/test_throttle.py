@@ -13,9 +13,8 @@ from auth_steps import OTHER_PASSWORD, PASSWORD, Account, Api, at_once, meanwhil
 from flask import Flask
 
 from ghost import passwords
-from ghost.auth import services, throttle
+from ghost.auth import services
 from ghost.auth.models import Throttle
-from ghost.database import db_manager
 from ghost.mail import Message
 
 LIMIT = 10
@@ -215,17 +214,6 @@ def test_every_throttled_log_in_leaves_a_record(
     reasons = [event.get("reason") for event in events]
     assert reasons.count("throttled") == answers.count(429) == 5
     assert events[-1]["user_id"] == (ada.id if name == "ada" else None)
-
-
-def test_old_counts_are_cleaned_away(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throttle, "CLEAN_ONE_IN", 1)
-    with app.app_context(), db_manager.transaction() as connection:
-        for number in range(3):
-            throttle.count(connection, f"old {number}", -1)
-        throttle.count(connection, "new", 60)
-        left = connection.scalars(sa.select(Throttle.key)).all()
-
-    assert left == ["new"]
 
 
 def test_the_auth_limit_counts_per_source(
