@@ -13,7 +13,7 @@ from flask import Flask, current_app, g, request
 from werkzeug.local import LocalProxy
 
 from ghost.config import current_config
-from ghost.errors import EmailNotVerified, Forbidden, Unauthorized
+from ghost.errors import EmailNotVerified, Forbidden
 from ghost.logging import user_id_var
 
 USER, ADMIN, SUPER_ADMIN = "USER", "ADMIN", "SUPER_ADMIN"
@@ -88,14 +88,6 @@ def authenticate() -> Caller:
         caller = g.caller = current_app.extensions["ghost"].loader.caller()
         user_id_var.set(str(caller.id))
     return cast(Caller, caller)
-
-
-def find_caller() -> Caller | None:
-    """Return the caller, or None when the request has no valid credentials."""
-    try:
-        return authenticate()
-    except Unauthorized:
-        return None
 
 
 def identity() -> str | None:

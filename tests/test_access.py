@@ -9,7 +9,7 @@ import pytest
 from flask import Flask
 from test_http import is_error
 
-from ghost.access import Access, authenticate, current_user, find_caller, identity, implied
+from ghost.access import Access, authenticate, current_user, identity, implied
 from ghost.errors import Unauthorized
 from ghost.testing.clients import Client
 from ghost.testing.factories import UserFactory
@@ -118,7 +118,6 @@ def test_the_caller_is_read_once_in_a_request(
     token = client.as_user(make_user()).tokens["access_token"]
     with app.test_request_context("/", headers={"Authorization": f"Bearer {token}"}):
         assert authenticate() is authenticate()
-        assert find_caller() is authenticate()
         assert current_user.id == authenticate().id
         assert identity() == str(current_user.id)
         assert current_user.has_role("USER")
@@ -128,7 +127,6 @@ def test_the_caller_is_read_once_in_a_request(
 
 def test_without_credentials_there_is_no_caller(app: Flask) -> None:
     with app.test_request_context("/"):
-        assert find_caller() is None
         assert identity() is None
         with pytest.raises(Unauthorized):
             _ = current_user.id
