@@ -10,16 +10,14 @@ import sqlalchemy as sa
 from auth_steps import OTHER_PASSWORD, Account, Api
 from flask import Flask
 
-from ghost.auth import throttle
 from ghost.database import db
 
 Body = Mapping[str, Any]
 
 
 @pytest.fixture
-def statements(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The statements that the application sends, but for the cleaning that chance decides."""
-    monkeypatch.setattr(throttle, "CLEAN_ONE_IN", 10**9)
+def statements(app: Flask) -> Iterator[list[str]]:
+    """The statements that the application sends."""
     sent: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
