@@ -43,10 +43,12 @@ if ! is_new_enough "$venv/bin/python" || ! "$venv/bin/python" -m pip --version >
     "$python" -m venv --clear "$venv"
 fi
 
+# The lock names everything, so nothing is resolved: an older pip, meeting a package with an extra
+# (`coverage[toml]`), takes a release that came out after the lock and then misses its hash.
 # Compiling all of it takes longer than compiling what is imported, when it is.
 echo "Installing the packages of requirements.lock"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
-"$venv/bin/python" -m pip install --quiet --no-compile --require-hashes -r requirements.lock
+"$venv/bin/python" -m pip install --quiet --no-compile --no-deps --require-hashes -r requirements.lock
 # The build backend comes from the lock too, so nothing unpinned is fetched here.
 "$venv/bin/python" -m pip install --quiet --no-deps --no-build-isolation --editable .
 touch "$stamp"
