@@ -137,13 +137,35 @@ class Access:
         return ""
 
 
-def declare(access: Access) -> Callable[[View], View]:
+@dataclass(frozen=True)
+class Contract:
+    """What the decorators of a view declare, in one object on the view."""
+
+    access: Access | None = None
+    rate_limit: tuple[str, Callable[[], str]] | None = None  # None: the default limit
+    is_limited: bool = True
+    locations: frozenset[str] = frozenset()  # the parts of the request that it reads
+    errors: frozenset[int] = frozenset()  # statuses that can't be told from the rest
+
+
+def contract_of(view: Callable[..., Any] | None) -> Contract:
+    """What a view declares; nothing, for a plain one."""
+    declared: Contract = getattr(view, "contract", None) or Contract()
+    return declared
+
+
+def declare(view: Callable[..., Any], **changes: Any) -> None:
+    """Add to what a view declares."""
+    view.contract = replace(contract_of(view), **changes)  # type: ignore[attr-defined]
+
+
+def _requiring(access: Access) -> Callable[[View], View]:
     """Make a decorator that declares a view's access and checks it on every call."""
 
     def decorate(view: View) -> View:
-        declared = replace(access, also=getattr(view, "access", None))
+        declared = replace(access, also=contract_of(view).access)
         if access.public:
-            view.access = declared  # type: ignore[attr-defined]
+            declare(view, access=declared)
             return view
 
         @wraps(view)
@@ -151,7 +173,7 @@ def declare(access: Access) -> Callable[[View], View]:
             access.check()
             return view(*args, **values)
 
-        guarded.access = declared  # type: ignore[attr-defined]
+        declare(guarded, access=declared)
         return cast(View, guarded)
 
     return decorate
@@ -159,27 +181,27 @@ def declare(access: Access) -> Callable[[View], View]:
 
 def public(view: View) -> View:
     """Let anybody call a view."""
-    return declare(Access(public=True))(view)
+    return _requiring(Access(public=True))(view)
 
 
 def login_required(view: View) -> View:
     """Let every logged-in account call a view."""
-    return declare(Access())(view)
+    return _requiring(Access())(view)
 
 
 def unverified_allowed(view: View) -> View:
     """Like `login_required`, also while the address is unconfirmed and the setting demands it."""
-    return declare(Access(unverified=True))(view)
+    return _requiring(Access(unverified=True))(view)
 
 
 def roles_required(*roles: str) -> Callable[[View], View]:
     """Let those call a view who have one of the roles, or a role that implies it."""
-    return declare(Access(roles=roles))
+    return _requiring(Access(roles=roles))
 
 
 def permissions_required(*permissions: str) -> Callable[[View], View]:
     """Let those call a view who have all of the permissions."""
-    return declare(Access(permissions=permissions))
+    return _requiring(Access(permissions=permissions))
 
 
 def declare_permissions(app: Flask, permissions: dict[str, str]) -> None:

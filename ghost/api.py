@@ -1,50 +1,34 @@
-"""The blueprint of documented, enveloped routes, and the OpenAPI document that they make."""
+"""The blueprint of documented, enveloped routes."""
 
 from __future__ import annotations
 
-import datetime
-import decimal
 import http
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import cache, lru_cache, wraps
+from functools import wraps
 from typing import Any, Protocol, TypeVar, cast
 
 import flask_smorest
 import marshmallow as ma
-import sqlalchemy as sa
 from flask import Flask, Response, request
 from flask.cli import AppGroup
 from flask_smorest.utils import deepupdate, load_info_from_docstring
-from marshmallow import fields, validate
+from marshmallow import fields
 
-from ghost.access import Access, declare_permissions
-from ghost.config import Config
-from ghost.database import SAFE_METHODS, db
+from ghost.access import Access, contract_of, declare, declare_permissions
+from ghost.database import SAFE_METHODS
 from ghost.errors import GhostError, PreconditionFailed, UnsupportedMediaType, ValidationFailed
-from ghost.fields import UUID, Boolean, Date, DateTime, Decimal, Email, Float, Integer, Text
 from ghost.http import refuse_body, refuse_query
-from ghost.models import counted, narrow, ordered, searched
-from ghost.responses import envelope, json_response, page_facts
-from ghost.schemas import Dumper, PageQuery, Schema, dumper
+from ghost.lists import arranged, page_of, page_schema
+from ghost.openapi import IDEMPOTENCY_KEY, Api, SchemaLike, envelope_schema
+from ghost.responses import envelope, json_response
+from ghost.schemas import Dumper, PageQuery, dumper
 
 API_PREFIX = "/api/v1"
 FORMS = frozenset({"multipart/form-data", "application/x-www-form-urlencoded"})
 
-IDEMPOTENCY_KEY = {
-    "in": "header",
-    "name": "Idempotency-Key",
-    "required": False,
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-    "description": "Repeated with the same key and body, the first answer comes again, and "
-    "nothing is done twice.",
-}
-
 View = TypeVar("View", bound=Callable[..., Any])
-SchemaLike = ma.Schema | type[ma.Schema]
 
 
 @dataclass
@@ -55,101 +39,6 @@ class APIResponse:
     message: str | None = None
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-
-
-class MetaSchema(ma.Schema):
-    request_id = fields.String(required=True)
-    timestamp = fields.DateTime(required=True)
-
-
-class PaginationSchema(ma.Schema):
-    page = fields.Integer(required=True)
-    per_page = fields.Integer(required=True)
-    total = fields.Integer(required=True)
-    pages = fields.Integer(required=True)
-    has_next = fields.Boolean(required=True)
-    has_prev = fields.Boolean(required=True)
-
-
-class ListMetaSchema(MetaSchema):
-    pagination = fields.Nested(PaginationSchema, required=True)
-
-
-class ErrorDetailSchema(ma.Schema):
-    code = fields.String(required=True, metadata={"description": "A stable word for programs."})
-    message = fields.String(required=True, metadata={"description": "A sentence for people."})
-    details = fields.Dict(allow_none=True)
-
-
-class ErrorSchema(ma.Schema):
-    """The envelope of every error."""
-
-    success = fields.Boolean(required=True, metadata={"const": False})
-    data = fields.Raw(required=True, metadata={"type": "null"})
-    message = fields.String(required=True)
-    error = fields.Nested(ErrorDetailSchema, required=True)
-    meta = fields.Nested(MetaSchema, required=True)
-
-
-@cache
-def _envelope_schema(schema: SchemaLike | None, *, paged: bool) -> ma.Schema:
-    """The documented shape of an enveloped answer; never used to dump one."""
-    data: fields.Field = fields.Raw(required=True, metadata={"type": "null"})
-    name, many = "Nothing", paged
-    if schema is not None:
-        many = paged or (isinstance(schema, ma.Schema) and schema.many)
-        data = fields.Nested(schema, many=many, required=True)
-        cls = type(schema) if isinstance(schema, ma.Schema) else schema
-        name = cls.__name__.removesuffix("Schema")
-    shape = {
-        "success": fields.Boolean(required=True, metadata={"const": True}),
-        "data": data,
-        "message": fields.String(required=True, allow_none=True),
-        "meta": fields.Nested(ListMetaSchema if paged else MetaSchema, required=True),
-    }
-    kind = "List" if paged else "Array" if many else ""
-    return type(f"{name}{kind}Envelope", (ma.Schema,), shape)()
-
-
-class Api(flask_smorest.Api):
-    """flask-smorest's Api with Ghost's errors and its own way of serving the document."""
-
-    ERROR_SCHEMA = ErrorSchema
-
-    def _register_error_handlers(self) -> None:
-        """Errors have one place, `ghost.errors`."""
-
-    def _register_doc_blueprint(self) -> None:
-        """The docs room serves the document."""
-
-
-def make_api(app: Flask, config: Config) -> Api:
-    """Make the application's Api: one for each application, since it keeps the newest."""
-    app.config.update(
-        API_TITLE=config.app.name,
-        API_VERSION="v1",
-        OPENAPI_VERSION="3.1.0",
-        OPENAPI_JSON_PATH=None,
-    )
-    api = Api()
-    for cls, parent in ((Text, fields.String), (Integer, fields.Integer)):
-        api.register_field(cls, parent)
-    api.register_field(Boolean, fields.Boolean)
-    api.register_field(DateTime, fields.DateTime)
-    api.register_field(Decimal, "string", None)
-    api.init_app(
-        app,
-        spec_kwargs={
-            "info": {
-                "description": "Every answer is an envelope: `success`, `data`, `message`, `meta`; "
-                "an error has `error` with a stable `code`."
-            }
-        },
-    )
-    api.spec.components.security_scheme(
-        "bearer", {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
-    )
-    return api
 
 
 def _instance(schema: SchemaLike) -> ma.Schema:
@@ -183,90 +72,6 @@ def _load(schema: ma.Schema, location: str) -> Any:
         return schema.load(data)
     except ma.ValidationError as error:
         raise ValidationFailed(details={location: error.normalized_messages()}) from error
-
-
-def _page_schema(
-    schema: type[ma.Schema], sort: Sequence[str], filters: Sequence[str], search: Sequence[str]
-) -> type[Schema]:
-    """The query of a list: page, size, and the allow-listed order, filters and search."""
-    shape = {name: _filter_field(schema, name) for name in filters}
-    if sort:
-        orders = [order for name in sort for order in (name, f"-{name}")]
-        shape["sort"] = Text(
-            validate=validate.OneOf(orders),
-            metadata={"description": "A column; with `-` in front descending."},
-        )
-    if search:
-        shape["search"] = Text(
-            min_length=1,
-            max_length=200,
-            metadata={"description": "Text that " + " or ".join(search) + " contains."},
-        )
-    return type(f"{schema.__name__}Query", (PageQuery,), shape)
-
-
-# Which strict field reads, in a query, what another one writes.
-_FILTERS: tuple[tuple[type[fields.Field], Callable[[], fields.Field]], ...] = (
-    (fields.Boolean, Boolean),
-    (fields.Integer, Integer),
-    (fields.Float, Float),
-    (fields.Decimal, Decimal),
-    (fields.UUID, UUID),
-    (fields.DateTime, DateTime),
-    (fields.Date, Date),
-    (Email, Email),
-)
-
-
-def _filter_field(schema: type[ma.Schema], name: str) -> fields.Field:
-    """A query field that reads what the listed schema's field of that name writes."""
-    answered = schema._declared_fields.get(name)
-    for cls, make in _FILTERS:
-        if isinstance(answered, cls):
-            return make()
-    if isinstance(answered, fields.Enum):
-        return fields.Enum(answered.enum, by_value=answered.by_value)
-    return Text(max_length=200)
-
-
-@cache
-def _column_schema(model: Any, name: str) -> ma.Schema | None:
-    """A schema that reads text as a column has it; None for a column of text."""
-    kind = getattr(model, name).type
-    field: fields.Field | None = None
-    if isinstance(kind, sa.Enum):
-        field = fields.Enum(kind.enum_class) if kind.enum_class else None
-    else:
-        with suppress(NotImplementedError):
-            field = _BY_PYTHON[kind.python_type]() if kind.python_type in _BY_PYTHON else None
-    if field is None:
-        return None
-    schema = type("Filter", (Schema,), {name: field})()
-    schema.from_text = True
-    return schema
-
-
-_BY_PYTHON: dict[type, Callable[[], fields.Field]] = {
-    bool: Boolean, int: Integer, float: Float, decimal.Decimal: Decimal, uuid.UUID: UUID,
-    datetime.datetime: DateTime, datetime.date: Date,
-}  # fmt: skip
-
-
-def _as_columns(model: Any, filters: Mapping[str, Any]) -> dict[str, Any]:
-    """Read what is text still as its column has it.
-
-    :raises ValidationFailed: it can't be.
-    """
-    typed = dict(filters)
-    for name, value in filters.items():
-        schema = _column_schema(model, name) if isinstance(value, str) else None
-        if schema is not None:
-            try:
-                typed |= schema.load({name: value})
-            except ma.ValidationError as error:
-                details = {"query": error.normalized_messages()}
-                raise ValidationFailed(details=details) from error
-    return typed
 
 
 class Decorates(Protocol):
@@ -323,7 +128,8 @@ class Blueprint(flask_smorest.Blueprint):
                 rule, endpoint, view_func, provide_automatic_options, **options
             )
             return
-        access: Access | None = getattr(view_func, "access", None)
+        declared = contract_of(view_func)
+        access = declared.access
         if access is None:
             raise RuntimeError(
                 f"{self.name}.{view_func.__name__} does not say who may call it: put @public, "
@@ -333,10 +139,11 @@ class Blueprint(flask_smorest.Blueprint):
         about = deepcopy(getattr(view_func, "_apidoc", {}))
         about["access"] = {
             "access": access,
+            "errors": declared.errors,
             "has_key": "<" in rule,
             "repeatable": not access.public and self.url_prefix != "/auth",
         }
-        view._apidoc = about  # type: ignore[attr-defined]
+        _describe(view, about)
         # Canonical without a slash at the end; with one they answer the same.
         rule = rule.rstrip("/") or ("" if self.versioned or self.url_prefix else "/")
         super().add_url_rule(rule, endpoint, view, provide_automatic_options, **options)
@@ -358,8 +165,8 @@ class Blueprint(flask_smorest.Blueprint):
             def loaded(*args: Any, **values: Any) -> Any:
                 return view(*args, _load(instance, location), **values)
 
-            loaded._apidoc = deepcopy(document(view)._apidoc)  # type: ignore[attr-defined]
-            loaded.locations = {*getattr(view, "locations", ()), location}  # type: ignore[attr-defined]
+            _describe(loaded, deepcopy(document(view)._apidoc))
+            declare(loaded, locations=contract_of(view).locations | {location})
             return cast(View, loaded)
 
         return decorate
@@ -384,7 +191,7 @@ class Blueprint(flask_smorest.Blueprint):
                     return result
                 return _answer(result, status_code, dump)
 
-            answered._apidoc = document(view)  # type: ignore[attr-defined]
+            _describe(answered, document(view))
             return cast(View, answered)
 
         return decorate
@@ -408,11 +215,11 @@ class Blueprint(flask_smorest.Blueprint):
         :param default_sort: the order when none is asked for; the newest first when None.
         :param query: a schema with more query fields, whose values the view gets as a dict.
         """
-        page_schema = query or _page_schema(schema, sort, filter, search)
-        instance = page_schema()
+        asked_for = query or page_schema(schema, sort, filter, search)
+        instance = asked_for()
         instance.from_text = True
         dump = dumper(schema())
-        document_query = super().arguments(page_schema, location="query")
+        document_query = super().arguments(asked_for, location="query")
         document = self._document(200, schema, paged=True)
         columns = (tuple(sort), tuple(filter), tuple(search), default_sort)
 
@@ -422,15 +229,14 @@ class Blueprint(flask_smorest.Blueprint):
                 asked = _load(instance, "query")
                 page, per_page = asked.pop("page"), asked.pop("per_page")
                 if query is None:
-                    statement = _arranged(view(*args, **values), asked, *columns)
+                    statement = arranged(view(*args, **values), asked, *columns)
                 else:
                     statement = view(*args, asked, **values)
-                return _page(statement, page, per_page, dump)
+                return page_of(statement, page, per_page, dump)
 
-            about = document_query(view)._apidoc
-            listed._apidoc = about  # type: ignore[attr-defined]
-            listed._apidoc = document(listed)  # type: ignore[attr-defined]
-            listed.locations = {*getattr(view, "locations", ()), "query"}  # type: ignore[attr-defined]
+            _describe(listed, document_query(view)._apidoc)
+            _describe(listed, document(listed))
+            declare(listed, locations=contract_of(view).locations | {"query"})
             return cast(View, listed)
 
         return decorate
@@ -439,10 +245,8 @@ class Blueprint(flask_smorest.Blueprint):
         """Document errors of a view that can't be told from its decorators."""
 
         def decorate(view: View) -> View:
-            view.errors = {*getattr(view, "errors", ()), *(error.status for error in errors)}  # type: ignore[attr-defined]
-            about = deepcopy(getattr(view, "_apidoc", {}))
-            about["errors"] = {"statuses": sorted(view.errors)}
-            view._apidoc = about  # type: ignore[attr-defined]
+            statuses = {error.status for error in errors}
+            declare(view, errors=contract_of(view).errors | statuses)
             return view
 
         return decorate
@@ -453,7 +257,7 @@ class Blueprint(flask_smorest.Blueprint):
         """Make a function that adds a success answer to what a view documents."""
         answer = {"description": options.pop("description", http.HTTPStatus(status_code).phrase)}
         if status_code != 204:
-            answer["schema"] = _envelope_schema(schema, paged=paged)
+            answer["schema"] = envelope_schema(schema, paged=paged)
         answer |= {"content_type": None, **options}
 
         def document(view: Any) -> dict[str, Any]:
@@ -472,7 +276,7 @@ class Blueprint(flask_smorest.Blueprint):
         """Add security, the operation's id, and the errors that its declarations imply."""
         declared = doc_info["access"]
         access: Access = declared["access"]
-        statuses = {400, 422, 429, 500, 503, *doc_info.get("errors", {}).get("statuses", ())}
+        statuses = {400, 422, 429, 500, 503, *declared["errors"]}
         if not access.public:
             statuses |= {401, 403}
             doc["security"] = [{"bearer": []}]
@@ -512,12 +316,17 @@ class Blueprint(flask_smorest.Blueprint):
         kept["parameters"] = parameters
 
 
+def _describe(view: Callable[..., Any], about: dict[str, Any]) -> None:
+    """Keep what flask-smorest documents of a view where it looks for it."""
+    view._apidoc = about  # type: ignore[attr-defined]
+
+
 def _checked(view: View) -> View:
     """Refuse unknown query fields where a view declares none, once the caller may call it."""
-    access: Access = view.access  # type: ignore[attr-defined]
-    locations: frozenset[str] = frozenset(getattr(view, "locations", ()))
-    has_query = "query" in locations
-    reads_body = bool(locations - {"query"})
+    declared = contract_of(view)
+    access = declared.access or Access()
+    has_query = "query" in declared.locations
+    reads_body = bool(declared.locations - {"query"})
 
     @wraps(view)
     def checked(*args: Any, **values: Any) -> Any:
@@ -555,51 +364,6 @@ def _answer(result: Any, status: int, dump: Dumper | None) -> Response:
     if "ETag" in headers and request.method in ("GET", "HEAD"):
         response.make_conditional(request)
     return response
-
-
-def _arranged(
-    statement: sa.Select[Any],
-    asked: dict[str, Any],
-    sort: Sequence[str],
-    filters: Sequence[str],
-    search: Sequence[str],
-    default_sort: str | None,
-) -> sa.Select[Any]:
-    model = statement.column_descriptions[0]["entity"]
-    order, text = asked.pop("sort", None), asked.pop("search", None)
-    statement = narrow(statement, model, filters, _as_columns(model, asked))
-    if text:
-        statement = searched(statement, model, search, text)
-    if order or default_sort:
-        return ordered(statement, model, sort, order or default_sort)
-    return statement.order_by(model.id.desc())
-
-
-@lru_cache(maxsize=256)
-def _paged(statement: sa.Select[Any]) -> tuple[sa.Select[int], sa.Select[Any], bool]:
-    """The count and the page of a select, and whether it selects one model's objects.
-
-    Kept for statements that a room builds once: making these costs more than running them.
-    """
-    described = statement.column_descriptions
-    objects = len(described) == 1 and isinstance(described[0]["type"], type)
-    page = statement.limit(sa.bindparam("page_limit", type_=sa.Integer))
-    page = page.offset(sa.bindparam("page_offset", type_=sa.Integer))
-    return counted(statement), page, objects
-
-
-def _page(statement: sa.Select[Any], page: int, per_page: int, dump: Dumper) -> Response:
-    count, select, objects = _paged(statement)
-    window = {"page_limit": per_page, "page_offset": (page - 1) * per_page}
-    connection = db.session.connection()
-    total = connection.scalar(count) or 0
-    rows: Sequence[Any]
-    if objects:
-        rows = db.session.scalars(select, window).all()
-    else:
-        rows = connection.execute(select, window).all()
-    data = [dump(row) for row in rows]
-    return json_response(envelope(data, pagination=page_facts(page, per_page, total)))
 
 
 def etag_of(version: int) -> str:

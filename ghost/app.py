@@ -14,7 +14,18 @@ from flask import Flask, Response
 from flask_cors import CORS
 
 import ghost.logging
-from ghost import access, api, database, errors, http, idempotency, ratelimit, responses, revisions
+from ghost import (
+    access,
+    api,
+    database,
+    errors,
+    http,
+    idempotency,
+    openapi,
+    ratelimit,
+    responses,
+    revisions,
+)
 from ghost.auth import callers
 from ghost.auth.pages import pages_bp
 from ghost.auth.views import bp as auth_bp
@@ -93,7 +104,7 @@ def create_app(
     mail.init_app(app)
     callers.init_app(app, jwt)
     access.declare_permissions(app, PERMISSIONS)
-    app.extensions["ghost"].api = documented = api.make_api(app, settings)
+    app.extensions["ghost"].api = documented = openapi.make_api(app, settings)
 
     for name in (*settings.models, *settings.jobs.modules):
         _imported(name)

@@ -331,6 +331,10 @@ class _Connection(psycopg2.extensions.connection):
     wait_seconds: float | None = CONNECT_SECONDS
     server_seconds: float | None = None  # the time per statement that the server knows of
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.prepared: set[str] = set()  # see ghost.prepared
+
 
 def _wait(connection: Any) -> None:
     """Wait for PostgreSQL, but not longer than the connection allows.

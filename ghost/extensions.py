@@ -10,9 +10,9 @@ from flask_limiter import Limiter
 from flask_mail import Mail
 
 from ghost.access import Loader
-from ghost.api import Api
 from ghost.config import Config
 from ghost.database import db
+from ghost.openapi import Api
 
 jwt = JWTManager()
 mail = Mail()

@@ -18,7 +18,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Mapped, SessionTransaction, mapped_column
 
-from ghost.access import Access, authenticate
+from ghost.access import Access, authenticate, contract_of
 from ghost.api import API_PREFIX
 from ghost.config import Config, current_config
 from ghost.database import Session, UTCDateTime, db, db_manager, dialect_insert
@@ -100,8 +100,7 @@ def _applies() -> bool:
 def _access() -> Access:
     """What the view that will answer declares; a plain view keeps no keys."""
     view = current_app.view_functions.get(request.endpoint or "")
-    access: Access = getattr(view, "access", Access(public=True))
-    return access
+    return contract_of(view).access or Access(public=True)
 
 
 def _is_expired() -> sa.ColumnElement[bool]:

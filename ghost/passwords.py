@@ -17,6 +17,7 @@ from pathlib import Path
 
 import bcrypt
 
+from ghost.affinity import on_any_processor
 from ghost.config import current_config
 from ghost.errors import ValidationFailed
 
@@ -64,7 +65,8 @@ def validate_password(password: str, *context_words: str | None, field: str = "p
 def hash_password(password: str) -> str:
     """Hash a password for storage; takes some 200 ms at cost 12, so hold no transaction open."""
     salt = bcrypt.gensalt(current_config().auth.bcrypt_rounds)
-    return bcrypt.hashpw(_prehash(password), salt).decode()
+    with on_any_processor():
+        return bcrypt.hashpw(_prehash(password), salt).decode()
 
 
 def verify_password(password: str, password_hash: str | None) -> bool:
@@ -75,16 +77,17 @@ def verify_password(password: str, password_hash: str | None) -> bool:
     secret = _prehash(password)
     rounds = current_config().auth.bcrypt_rounds
     cost = cost_of(password_hash)
-    if password_hash is None or cost is None:
-        bcrypt.checkpw(secret, _dummy(rounds))
-        return False
-    # 2^c + (2^c + 2^(c+1) + ... + 2^(r-1)) = 2^r: what a cheaper hash lacks to today's cost.
-    for missing in range(cost, rounds):
-        bcrypt.checkpw(secret, _dummy(missing))
-    try:
-        return bcrypt.checkpw(secret, password_hash.encode())
-    except ValueError:
-        return False
+    with on_any_processor():
+        if password_hash is None or cost is None:
+            bcrypt.checkpw(secret, _dummy(rounds))
+            return False
+        # 2^c + (2^c + 2^(c+1) + ... + 2^(r-1)) = 2^r: what a cheaper hash lacks to today's cost.
+        for missing in range(cost, rounds):
+            bcrypt.checkpw(secret, _dummy(missing))
+        try:
+            return bcrypt.checkpw(secret, password_hash.encode())
+        except ValueError:
+            return False
 
 
 def cost_of(password_hash: str | None) -> int | None:

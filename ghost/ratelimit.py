@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from flask import Flask, Response, request
 from flask_limiter import HeaderNames, Limiter
 
-from ghost.access import identity
+from ghost.access import contract_of, declare, identity
 from ghost.config import Config
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -49,7 +49,7 @@ def rate_limit(rate: str, *, key: Callable[[], str] = source) -> Callable[[View]
     """
 
     def decorate(view: View) -> View:
-        view.rate_limit = (rate, key)  # type: ignore[attr-defined]
+        declare(view, rate_limit=(rate, key))
         return view
 
     return decorate
@@ -57,7 +57,7 @@ def rate_limit(rate: str, *, key: Callable[[], str] = source) -> Callable[[View]
 
 def unlimited(view: View) -> View:
     """Take a view out of every limit: probes, documentation."""
-    view.rate_limit = None  # type: ignore[attr-defined]
+    declare(view, is_limited=False)
     return view
 
 
@@ -103,11 +103,11 @@ def init_app(app: Flask, config: Config) -> Limiter | None:
     # A browser asks before it calls: neither counted nor refused.
     limiter.request_filter(lambda: request.method == "OPTIONS")
     for endpoint, view in app.view_functions.items():
-        mark = getattr(view, "rate_limit", ())
-        if mark is None or endpoint == "static":
+        declared = contract_of(view)
+        if not declared.is_limited or endpoint == "static":
             limiter.exempt(view)
-        elif mark:
-            rate, key = mark
+        elif declared.rate_limit:
+            rate, key = declared.rate_limit
             rate = getattr(settings, rate, rate)
             app.view_functions[endpoint] = limiter.limit(rate, key_func=key)(view)  # type: ignore[assignment]
     return limiter

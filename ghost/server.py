@@ -11,7 +11,7 @@ from typing import Any
 
 from gunicorn import util
 
-from ghost import logging
+from ghost import affinity, logging
 from ghost.config import Config, ConfigError
 from ghost.errors import code_of
 from ghost.health import metrics
@@ -31,6 +31,8 @@ __all__ = [
     "keepalive",
     "logger_class",
     "on_starting",
+    "post_fork",
+    "pre_fork",
     "secure_scheme_headers",
     "threads",
     "timeout",
@@ -98,6 +100,21 @@ logger_class = logging.GunicornLogger
 def on_starting(server: Any) -> None:
     """Give the workers an empty folder to count into, before the first one is there."""
     metrics.prepare_multiprocess_dir(ghost_config)
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """Choose the worker's processor, where there is a worker for each of them."""
+    processors = affinity.allowed_processors()
+    worker.processor = None
+    if 1 < len(processors) <= server.num_workers:
+        others = (getattr(other, "processor", None) for other in server.WORKERS.values())
+        worker.processor = affinity.least_used(processors, others)
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Keep the worker on its processor."""
+    if worker.processor is not None:
+        affinity.pin(worker.processor)
 
 
 def child_exit(server: Any, worker: Any) -> None:

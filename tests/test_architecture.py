@@ -21,10 +21,11 @@ FLOORS = {
     "rooms": {"auth", "docs", "health", "mail", "users"},
     "machinery": {"jobs"},
     "foundation": {
-        "access", "api", "config", "config_mail", "config_sections", "config_sources",
+        "access", "affinity", "api", "config", "config_mail", "config_sections", "config_sources",
         "config_values", "database", "errors", "extensions", "fields", "http", "idempotency",
-        "logging", "models", "network", "passwords", "ratelimit", "responses",
-        "retention", "revisions", "schemas", "secrets", "signals", "tokens",
+        "lists", "log_records", "log_sinks", "logging", "models", "network", "openapi",
+        "passwords", "prepared", "ratelimit", "redaction", "responses", "retention", "revisions",
+        "schemas", "secrets", "signals", "tokens",
     },
 }  # fmt: skip
 HEIGHT = {name: height for height, floor in enumerate(reversed(FLOORS)) for name in FLOORS[floor]}

@@ -19,7 +19,7 @@ import pytest
 import sqlalchemy as sa
 from loguru import logger
 
-from ghost import logging
+from ghost import log_sinks, logging
 from ghost.config import Config, get_config
 from ghost.logging import redact, redact_text
 
@@ -525,7 +525,7 @@ def test_no_file_is_made_before_the_first_line(log: Log) -> None:
 
 
 def test_a_file_is_rotated_when_it_is_full(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging, "ROTATE_BYTES", 1000)
+    monkeypatch.setattr(log_sinks, "ROTATE_BYTES", 1000)
     log.configure(format="json", dir="logs")
 
     for number in range(50):
@@ -649,7 +649,7 @@ def test_a_reader_that_stops_reading_holds_nobody_up(tmp_path: Path) -> None:
 
 def test_several_processes_that_rotate_lose_no_line(tmp_path: Path) -> None:
     code = """
-    logging.ROTATE_BYTES = 20_000
+    log_sinks.ROTATE_BYTES = 20_000
     for number in range(1500):
         logger.bind(pid=os.getpid(), number=number).info("hello")
     """
@@ -736,7 +736,7 @@ def test_a_callable_that_logs_from_its_own_sink_does_not_hang(log: Log) -> None:
 CHILD = """
 import os, sys
 from pathlib import Path
-from ghost import logging
+from ghost import log_sinks, logging
 from ghost.config import Config
 from ghost.logging import logger
 overrides = {{

@@ -112,6 +112,31 @@ def test_gunicorn_serves_with_threads_on_the_configured_address(start):
 
 
 @pytest.mark.slow
+def test_with_a_worker_for_each_processor_each_keeps_to_its_own(start):
+    processors = len(os.sched_getaffinity(0))
+    server = start(WEB_CONCURRENCY=str(processors))
+    server.wait_until_ready()
+
+    def find_pins() -> set[tuple[int, ...]]:
+        return {tuple(worker.cpu_affinity()) for worker in server.find_workers()}
+
+    wait_for(lambda: len(find_pins()) == processors, server)
+    assert {len(pin) for pin in find_pins()} == {1}
+    server.find_workers()[0].kill()
+    wait_for(lambda: len(server.find_workers()) == processors, server)
+    wait_for(lambda: len(find_pins()) == processors, server)
+
+
+@pytest.mark.slow
+def test_fewer_workers_than_processors_go_where_there_is_room(start):
+    server = start(WEB_CONCURRENCY="1")
+    server.wait_until_ready()
+
+    [worker] = server.find_workers()
+    assert set(worker.cpu_affinity()) == os.sched_getaffinity(0)
+
+
+@pytest.mark.slow
 def test_gunicorn_opens_no_control_socket(start):
     server = start()
     server.wait_until_ready()

@@ -13,9 +13,10 @@ from ghost import access
 from ghost.access import USER, Caller
 from ghost.auth import tokens
 from ghost.auth.models import Session
-from ghost.database import db_manager, joined
+from ghost.database import joined
 from ghost.errors import GhostError, TokenInvalid, TokenRevoked, Unauthorized
 from ghost.models import utcnow
+from ghost.prepared import PreparedRead
 from ghost.users.models import RolePermission, User, UserRole
 
 _roles = (
@@ -40,7 +41,7 @@ _user_columns = (
     User.is_verified, User.avatar_url, User.created_at, User.updated_at, User.last_login_at,
 )  # fmt: skip
 # Built once: building it costs more than running it.
-_CALLER = (
+_CALLER = PreparedRead(
     sa.select(*_user_columns)
     .select_from(Session)
     .join(User, User.id == Session.user_id)
@@ -77,8 +78,7 @@ def find_caller(user_id: UUID, session_id: UUID) -> Caller:
     :raises TokenRevoked: the session has ended, or the account is disabled or deleted.
     """
     values = {"session_id": session_id, "user_id": user_id, "now": utcnow()}
-    with db_manager.connection() as connection:
-        row = connection.execute(_CALLER, values).first()
+    row = _CALLER.first(values)
     if row is None:
         raise TokenRevoked
     found: list[Any] = [*row, session_id]

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from ghost import tokens
 from ghost.auth import jobs, throttle
 from ghost.auth.models import Session
-from ghost.auth.sessions import Client, carry_over, is_live, open_session
+from ghost.auth.sessions import Client, carry_over, is_live, open_session, session_count
 from ghost.auth.throttle import Throttled
 from ghost.config import current_config
 from ghost.database import db, db_manager
@@ -34,6 +34,7 @@ from ghost.fields import canonical_email
 from ghost.logging import logger
 from ghost.models import utcnow, uuid7
 from ghost.passwords import cost_of, hash_password, validate_password, verify_password
+from ghost.prepared import PreparedRead
 from ghost.tokens import INVITATION, RESET_PASSWORD, VERIFY_EMAIL, MailedToken
 from ghost.users.jobs import send_verification
 from ghost.users.models import User
@@ -43,6 +44,7 @@ from ghost.users.services import (
     end_sessions,
     lock_user,
     update_user,
+    user_columns,
 )
 
 _users = User.__table__
@@ -61,15 +63,27 @@ _LOGIN_COLUMNS = (
 _ACCOUNT: sa.Select[*tuple[Any, ...]] = sa.select(*_LOGIN_COLUMNS)
 _BY_ID = _ACCOUNT.where(_users.c.id == sa.bindparam("user_id"))
 _NAMED = _ACCOUNT.where(_users.c.deleted_at.is_(None))
-_BY_EMAIL = _NAMED.where(_users.c.email == sa.bindparam("name"))
-_BY_USERNAME = _NAMED.where(_users.c.username_key == sa.bindparam("name"))
-_NOTE_LOGIN = (
+_BY_EMAIL = PreparedRead(_NAMED.where(_users.c.email == sa.bindparam("name")))
+_BY_USERNAME = PreparedRead(_NAMED.where(_users.c.username_key == sa.bindparam("name")))
+# Every condition of a log-in once more, where nothing comes in between; what it returns is the
+# answer. The version stays: nothing changed that an administrator could overwrite.
+_LOG_IN = (
     sa.update(_users)
-    .where(_users.c.id == sa.bindparam("user_id"), _users.c.deleted_at.is_(None))
+    .where(
+        _users.c.id == sa.bindparam("user_id"),
+        _users.c.session_epoch == sa.bindparam("epoch"),
+        _users.c.is_active,
+        _users.c.deleted_at.is_(None),
+        throttle.is_below(sa.bindparam("throttle_key"), sa.bindparam("failures")),
+    )
     .values(
         last_login_at=sa.bindparam("now"),
         updated_at=_users.c.updated_at,
         updated_by=_users.c.updated_by,
+    )
+    .returning(
+        *user_columns(sa.bindparam("user_id")),
+        session_count(sa.bindparam("user_id")).label("sessions"),
     )
 )
 
@@ -104,28 +118,28 @@ def register(
     user = add_user(
         email=email, username=username, full_name=full_name, password_hash=password_hash
     )
-    session = open_session(user.id, user.session_epoch, client)
+    session = open_session(user.id, user.session_epoch, client, existing=0)
     send_verification.enqueue(user.id)
     logger.bind(event="registered", user_id=str(user.id)).info("an account was registered")
     return user, session
 
 
-def log_in(identifier: str, password: str, client: Client) -> Session:
+def log_in(identifier: str, password: str, client: Client) -> tuple[sa.Row[Any], Session]:
     """Check a password and open a session.
 
     An unknown account, a wrong password and an account without one cost the same work and get
     the same answer.
 
     :param identifier: an e-mail address or a username.
+    :returns: the account as the API shows it, and its new session.
     :raises Unauthorized: this is no account with this password.
     :raises Throttled: too many failures on this account.
     :raises AccountDisabled: the password is right, but the account is disabled.
     :raises EmailNotVerified: the password is right, but the configuration wants more.
     """
     settings = current_config().auth
-    name, statement = _meant_by(identifier)
-    with db_manager.connection() as connection:
-        account = connection.execute(statement, {"name": name}).first()
+    name, accounts = _meant_by(identifier)
+    account: Any = accounts.first({"name": name})
     user_id = account.id if account else None
     key = throttle.key_of("login", str(user_id or name))
     _check_throttle(key, user_id, client)
@@ -133,39 +147,46 @@ def log_in(identifier: str, password: str, client: Client) -> Session:
     if account is None or not is_right:
         _count_failure(key, user_id, client)
         raise Unauthorized(WRONG)
-    # Once more: of many guesses at once, no more than the limit may learn how they fared.
-    _check_throttle(key, user_id, client)
-    if not account.is_active:
-        _log_refusal("account_disabled", account.id, client)
-        raise AccountDisabled
-    if settings.require_verified_email and not account.is_verified:
-        _log_refusal("email_not_verified", account.id, client)
-        raise EmailNotVerified
+    if not account.is_active or (settings.require_verified_email and not account.is_verified):
+        _check_throttle(key, user_id, client)
+        reason = EmailNotVerified if account.is_active else AccountDisabled
+        _log_refusal(reason.code, account.id, client)
+        raise reason
     better_hash = _better_hash(password, account.password_hash)
 
-    # The row first: log-ins of one account take turns from here on. Its version stays, since
-    # nothing changed that an administrator could overwrite.
-    found: Any = db.session.execute(_NOTE_LOGIN, {"user_id": account.id, "now": utcnow()})
-    if not found.rowcount:  # deleted while bcrypt worked
-        raise Unauthorized(WRONG)
+    # Log-ins of one account take turns from here on.
+    user = db.session.execute(
+        _LOG_IN,
+        {
+            "user_id": account.id,
+            "epoch": account.session_epoch,
+            "throttle_key": key,
+            "failures": settings.throttle_failures,
+            "now": utcnow(),
+        },
+    ).first()
+    if user is None:
+        # Of many guesses at once, no more than the limit may learn how they fared.
+        _check_throttle(key, user_id, client)
+        raise Unauthorized(WRONG)  # while bcrypt worked: deleted, disabled, another password
     if better_hash:
         db.session.execute(
             sa.update(_users)
             .where(_users.c.id == account.id, _users.c.password_hash == account.password_hash)
             .values(password_hash=better_hash)
         )
-    session = open_session(account.id, account.session_epoch, client)
+    session = open_session(account.id, account.session_epoch, client, existing=user.sessions)
     logger.bind(
         event="login",
         user_id=str(account.id),
         session_id=str(session.id),
         ip_address=client.ip_address,
     ).info("logged in")
-    return session
+    return user, session
 
 
-def _meant_by(identifier: str) -> tuple[str, sa.Select[*tuple[Any, ...]]]:
-    """The canonical form of a log-in name, and the statement that finds its account."""
+def _meant_by(identifier: str) -> tuple[str, PreparedRead]:
+    """The canonical form of a log-in name, and the query that finds its account."""
     if "@" not in identifier:
         return username_key(identifier), _BY_USERNAME
     try:
@@ -187,12 +208,11 @@ def _check_throttle(key: str, user_id: UUID | None, client: Client) -> None:
 
     :raises Throttled: with the time to wait.
     """
-    with db_manager.connection() as connection:
-        try:
-            throttle.check(connection, key, current_config().auth.throttle_failures)
-        except Throttled:
-            _log_refusal("throttled", user_id, client)
-            raise
+    try:
+        throttle.check(key, current_config().auth.throttle_failures)
+    except Throttled:
+        _log_refusal("throttled", user_id, client)
+        raise
 
 
 def _count_failure(key: str, user_id: UUID | None, client: Client) -> None:

@@ -58,17 +58,29 @@ class Client:
     user_agent: str | None
 
 
-def open_session(user_id: UUID, epoch: int, client: Client) -> Session:
-    """Start a session, and delete the account's dead ones and those beyond `auth.max_sessions`.
+def session_count(user_id: sa.BindParameter[Any]) -> sa.ScalarSelect[int]:
+    """How many sessions an account has, the dead ones too: for `open_session`."""
+    count = sa.select(sa.func.count()).select_from(_table)
+    return count.where(_table.c.user_id == user_id).scalar_subquery()
+
+
+def open_session(user_id: UUID, epoch: int, client: Client, *, existing: int) -> Session:
+    """Start a session.
+
+    Once there are `auth.max_sessions`, the account's dead ones go, and the ones longest unused.
 
     :param epoch: the account's, as it was when the password was checked: where a reset came in
         between, the session is dead from its birth.
+    :param existing: how many the account has, by `session_count`.
     :returns: a copy of the row.
     """
     now = utcnow()
     settings = current_config().auth
-    kept = settings.max_sessions - 1
-    db.session.execute(_DELETE_DEAD, {"owner": user_id, "now": now, "newer": epoch, "kept": kept})
+    if existing >= settings.max_sessions:
+        kept = settings.max_sessions - 1
+        db.session.execute(
+            _DELETE_DEAD, {"owner": user_id, "now": now, "newer": epoch, "kept": kept}
+        )
     values = {
         "id": uuid7(),
         "user_id": user_id,

@@ -12,10 +12,13 @@ from ghost.auth.models import Throttle
 from ghost.database import dialect_insert
 from ghost.errors import RateLimited
 from ghost.models import utcnow
+from ghost.prepared import PreparedRead
 
 _table = Throttle.__table__
-_CURRENT = sa.select(_table.c.count, _table.c.expires_at).where(
-    _table.c.key == sa.bindparam("key"), _table.c.expires_at > sa.bindparam("now")
+_CURRENT = PreparedRead(
+    sa.select(_table.c.count, _table.c.expires_at).where(
+        _table.c.key == sa.bindparam("key"), _table.c.expires_at > sa.bindparam("now")
+    )
 )
 
 
@@ -45,16 +48,25 @@ def key_of(subject: str, name: str) -> str:
     return hashlib.sha256(f"{subject}\0{name}".encode()).hexdigest()
 
 
-def check(connection: Connection, key: str, limit: int) -> None:
+def check(key: str, limit: int) -> None:
     """Refuse what happened too often already.
 
     :raises Throttled: the limit is reached.
     """
-    row = connection.execute(_CURRENT, {"key": key, "now": utcnow()}).first()
+    row = _CURRENT.first({"key": key, "now": utcnow()})
     if row is not None:
         failures, expires_at = row
         if failures >= limit:
             raise Throttled(limit, expires_at)
+
+
+def is_below(key: sa.BindParameter[str], limit: sa.BindParameter[int]) -> sa.ColumnElement[bool]:
+    """The same as a condition of a statement that has a parameter `now`."""
+    return sa.not_(
+        sa.exists().where(
+            _table.c.key == key, _table.c.count >= limit, _table.c.expires_at > sa.bindparam("now")
+        )
+    )
 
 
 def count(connection: Connection, key: str, window_seconds: int) -> tuple[int, datetime]:

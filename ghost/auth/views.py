@@ -13,7 +13,7 @@ from ghost.access import Caller, authenticate, client_address, current_user, pub
 from ghost.access import unverified_allowed as logged_in
 from ghost.api import APIResponse, Blueprint
 from ghost.auth import jobs, services, sessions, tokens
-from ghost.auth.callers import bearer_token, find_caller
+from ghost.auth.callers import bearer_token
 from ghost.auth.models import Session
 from ghost.auth.schemas import (
     ChangePasswordSchema,
@@ -51,7 +51,7 @@ def _client() -> Client:
     return Client(client_address(), text[:USER_AGENT_LENGTH] or None)
 
 
-def _logged_in(user: User | Caller, session: Session) -> dict[str, Any]:
+def _logged_in(user: User | sa.Row[Any], session: Session) -> dict[str, Any]:
     return {"user": user, **tokens.issue_pair(session)}
 
 
@@ -89,10 +89,9 @@ def login(data: dict[str, Any]) -> dict[str, Any]:
     whoever made them, the answer is 429 until `Retry-After` has passed or the password was reset.
     With the right password, 403 says that the account is disabled or its address not confirmed.
     """
-    session = services.log_in(data["email"], data["password"], _client())
+    user, session = services.log_in(data["email"], data["password"], _client())
     db.session.commit()
-    # Read as every request reads it: a reset that came in between has ended the session already.
-    return _logged_in(find_caller(session.user_id, session.id), session)
+    return _logged_in(user, session)
 
 
 def _refresh_claims() -> dict[str, Any]:

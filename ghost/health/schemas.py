@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from marshmallow import fields, validate
 
-from ghost.api import ErrorDetailSchema, MetaSchema
+from ghost.openapi import ErrorDetailSchema, MetaSchema
 from ghost.schemas import Schema
 
 STATUSES = ("ok", "degraded", "down")

@@ -117,19 +117,25 @@ class _Names(TypeDecorator[list[str]]):
 
 
 _users = User.__table__.c
-_role_names = (
-    sa.select(joined(UserRole.__table__.c.role_name))
-    .where(UserRole.__table__.c.user_id == _users.id)
-    .correlate(User.__table__)
-    .scalar_subquery()
-)
-# Columns, not entities: a page is one query, and no row becomes an object.
-_LISTED = sa.select(
-    _users.id, _users.email, _users.username, _users.full_name,
-    sa.type_coerce(_role_names, _Names()).label("roles"),
-    _users.is_active, _users.is_verified, _users.avatar_url,
-    _users.created_at, _users.updated_at, _users.last_login_at,
-).where(_users.deleted_at.is_(None))  # fmt: skip
+
+
+def user_columns(user_id: sa.ColumnElement[Any] = _users.id) -> tuple[sa.ColumnElement[Any], ...]:
+    """What the API shows of an account, as columns: no row becomes an object.
+
+    :param user_id: whose roles; in RETURNING a parameter, since for SQLite SQLAlchemy writes
+        columns there without their table, and `id` could be another table's.
+    """
+    links = UserRole.__table__.c
+    names = sa.select(joined(links.role_name)).where(links.user_id == user_id)
+    roles = sa.type_coerce(names.correlate(User.__table__).scalar_subquery(), _Names())
+    return (
+        _users.id, _users.email, _users.username, _users.full_name, roles.label("roles"),
+        _users.is_active, _users.is_verified, _users.avatar_url,
+        _users.created_at, _users.updated_at, _users.last_login_at,
+    )  # fmt: skip
+
+
+_LISTED: sa.Select[Any] = sa.select(*user_columns()).where(_users.deleted_at.is_(None))
 # Accounts without a username come last in both directions, on both databases.
 _ORDERS = {
     "created_at": (_users.created_at, _users.id),

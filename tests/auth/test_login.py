@@ -7,6 +7,7 @@ from typing import Any
 
 import bcrypt
 import pytest
+import sqlalchemy as sa
 from auth_steps import OTHER_PASSWORD, PASSWORD, Account, Api, at_once, meanwhile
 from flask import Flask
 
@@ -187,14 +188,59 @@ def test_an_account_that_is_deleted_while_its_password_is_checked_is_not_let_in(
     api.login(ada.email, expect=401)
 
 
-def test_dead_sessions_are_deleted_at_the_next_log_in(
-    api: Api, ada: Account, run_sql: Callable[..., list[Any]]
+def test_dead_sessions_are_deleted_when_the_account_has_as_many_as_it_may(
+    make_app: Callable[..., Flask], ada: Account, run_sql: Callable[..., list[Any]]
 ) -> None:
+    api = Api(make_app({"auth": {"max_sessions": 4}}))
     for _ in range(3):
         api.post("/logout", token=api.login("ada").json["data"]["access_token"])
+
     api.login("ada")
 
     assert run_sql("SELECT count(*) FROM sessions")[0][0] == 2
+
+
+def test_a_log_in_takes_few_statements(app: Flask, api: Api, ada: Account) -> None:
+    api.login("ada")
+    sent: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        sent.append(statement.split()[0])
+
+    with app.app_context():
+        engine = db.engine
+    sa.event.listen(engine, "before_cursor_execute", note)
+    api.login("ada")
+    sa.event.remove(engine, "before_cursor_execute", note)
+
+    # Account and throttle before bcrypt, the log-in and its session after it.
+    assert [word for word in sent if word != "BEGIN"] == ["SELECT", "SELECT", "UPDATE", "INSERT"]
+
+
+@pytest.mark.parametrize(
+    "change", ["is_active = false", "deleted_at = created_at", "session_epoch = session_epoch + 1"]
+)
+def test_what_ends_an_account_wins_the_race_against_its_log_in(
+    api: Api,
+    ada: Account,
+    run_sql: Callable[..., list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+) -> None:
+    """It is disabled, deleted, or given another password while bcrypt works."""
+    verify = services.verify_password
+
+    def slowly(password: str, stored: str | None) -> bool:
+        result = verify(password, stored)
+        run_sql(f"UPDATE users SET {change}")
+        return result
+
+    monkeypatch.setattr(services, "verify_password", slowly)
+    before = run_sql("SELECT count(*) FROM sessions")
+
+    api.login("ada", expect=401)
+
+    assert run_sql("SELECT count(*) FROM sessions") == before
 
 
 @pytest.mark.parametrize(
