@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import namedtuple
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -39,13 +39,13 @@ class _Plan:
     parameters: tuple[str, ...]
     fixed: Mapping[str, Any]  # the values of parameters that stand in the statement itself
     row: Any
+    convert: tuple[tuple[int, Callable[[Any], Any]], ...]  # what psycopg2 does not return as it is
 
 
 class PreparedRead:
     """A select of one row that is prepared where that helps; read in autocommit, no transaction.
 
-    :param statement: with types that psycopg2 sends and returns as they are, as all of Ghost's own
-        but JSON; SQLAlchemy converts nothing here.
+    :param statement: whose parameters have values that psycopg2 sends as they are.
     """
 
     def __init__(self, statement: sa.Select[Any]) -> None:
@@ -66,8 +66,8 @@ class PreparedRead:
     @cached_property
     def _plan(self) -> _Plan:
         """Compiled when it is first needed: an application on SQLite never needs it."""
-        dialect = postgresql.dialect(paramstyle="numeric_dollar")
-        compiled: Any = self._statement.compile(dialect=dialect)
+        numbered = postgresql.dialect(paramstyle="numeric_dollar")
+        compiled: Any = self._statement.compile(dialect=numbered)
         names = tuple(compiled.positiontup or ())
         name = f"ghost_{hashlib.sha256(compiled.string.encode()).hexdigest()[:16]}"
         marks = f" ({', '.join(['%s'] * len(names))})" if names else ""
@@ -78,6 +78,7 @@ class PreparedRead:
             parameters=names,
             fixed=compiled.params,
             row=namedtuple("Row", self._statement.selected_columns.keys(), rename=True),
+            convert=tuple(_converters(self._statement, db.engine.dialect)),
         )
 
     def _read(self, engine: Engine, values: Mapping[str, Any]) -> Any:
@@ -104,7 +105,22 @@ class PreparedRead:
                 raise
             except (ValueError, OverflowError) as error:  # a value that psycopg2 can't send
                 raise sa.exc.DataError(plan.execute, None, error, hide_parameters=True) from error
-        return None if found is None else plan.row._make(found)
+        if found is None:
+            return None
+        row = list(found)
+        for place, convert in plan.convert:
+            row[place] = convert(row[place])
+        return plan.row._make(row)
+
+
+def _converters(
+    statement: sa.Select[Any], dialect: sa.Dialect
+) -> Iterator[tuple[int, Callable[[Any], Any]]]:
+    """Go through the columns whose type does something to what the driver returns."""
+    for place, column in enumerate(statement.selected_columns):
+        convert = column.type.dialect_impl(dialect).result_processor(dialect, None)
+        if convert is not None:
+            yield place, convert
 
 
 def _execute(raw: Any, cursor: Any, plan: _Plan, sent: Sequence[Any]) -> None:

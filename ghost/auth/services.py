@@ -48,25 +48,19 @@ from ghost.users.services import (
 )
 
 _users = User.__table__
-_LOGIN_COLUMNS = (
-    _users.c.id,
-    _users.c.email,
-    _users.c.username,
-    _users.c.full_name,
+# Built once: building a statement costs more than running it.
+_ACCOUNT: sa.Select[*tuple[Any, ...]] = sa.select(
+    *user_columns(),
     _users.c.password_hash,
     _users.c.session_epoch,
-    _users.c.is_active,
-    _users.c.is_verified,
+    session_count(_users.c.id).label("sessions"),
 )
-
-# Built once: building a statement costs more than running it.
-_ACCOUNT: sa.Select[*tuple[Any, ...]] = sa.select(*_LOGIN_COLUMNS)
 _BY_ID = _ACCOUNT.where(_users.c.id == sa.bindparam("user_id"))
 _NAMED = _ACCOUNT.where(_users.c.deleted_at.is_(None))
 _BY_EMAIL = PreparedRead(_NAMED.where(_users.c.email == sa.bindparam("name")))
 _BY_USERNAME = PreparedRead(_NAMED.where(_users.c.username_key == sa.bindparam("name")))
-# Every condition of a log-in once more, where nothing comes in between; what it returns is the
-# answer. The version stays: nothing changed that an administrator could overwrite.
+# Every condition of a log-in once more, where nothing can come in between. The version stays:
+# nothing changed that an administrator could overwrite.
 _LOG_IN = (
     sa.update(_users)
     .where(
@@ -80,10 +74,6 @@ _LOG_IN = (
         last_login_at=sa.bindparam("now"),
         updated_at=_users.c.updated_at,
         updated_by=_users.c.updated_by,
-    )
-    .returning(
-        *user_columns(sa.bindparam("user_id")),
-        session_count(sa.bindparam("user_id")).label("sessions"),
     )
 )
 
@@ -124,14 +114,14 @@ def register(
     return user, session
 
 
-def log_in(identifier: str, password: str, client: Client) -> tuple[sa.Row[Any], Session]:
+def log_in(identifier: str, password: str, client: Client) -> tuple[dict[str, Any], Session]:
     """Check a password and open a session.
 
     An unknown account, a wrong password and an account without one cost the same work and get
     the same answer.
 
     :param identifier: an e-mail address or a username.
-    :returns: the account as the API shows it, and its new session.
+    :returns: the account, with what the API shows of it, and its new session.
     :raises Unauthorized: this is no account with this password.
     :raises Throttled: too many failures on this account.
     :raises AccountDisabled: the password is right, but the account is disabled.
@@ -155,17 +145,15 @@ def log_in(identifier: str, password: str, client: Client) -> tuple[sa.Row[Any],
     better_hash = _better_hash(password, account.password_hash)
 
     # Log-ins of one account take turns from here on.
-    user = db.session.execute(
-        _LOG_IN,
-        {
-            "user_id": account.id,
-            "epoch": account.session_epoch,
-            "throttle_key": key,
-            "failures": settings.throttle_failures,
-            "now": utcnow(),
-        },
-    ).first()
-    if user is None:
+    now = utcnow()
+    values = {
+        "user_id": account.id,
+        "epoch": account.session_epoch,
+        "throttle_key": key,
+        "failures": settings.throttle_failures,
+        "now": now,
+    }
+    if not db.session.connection().execute(_LOG_IN, values).rowcount:
         # Of many guesses at once, no more than the limit may learn how they fared.
         _check_throttle(key, user_id, client)
         raise Unauthorized(WRONG)  # while bcrypt worked: deleted, disabled, another password
@@ -175,14 +163,14 @@ def log_in(identifier: str, password: str, client: Client) -> tuple[sa.Row[Any],
             .where(_users.c.id == account.id, _users.c.password_hash == account.password_hash)
             .values(password_hash=better_hash)
         )
-    session = open_session(account.id, account.session_epoch, client, existing=user.sessions)
+    session = open_session(account.id, account.session_epoch, client, existing=account.sessions)
     logger.bind(
         event="login",
         user_id=str(account.id),
         session_id=str(session.id),
         ip_address=client.ip_address,
     ).info("logged in")
-    return user, session
+    return {**account._asdict(), "last_login_at": now}, session
 
 
 def _meant_by(identifier: str) -> tuple[str, PreparedRead]:

@@ -58,7 +58,7 @@ class Client:
     user_agent: str | None
 
 
-def session_count(user_id: sa.BindParameter[Any]) -> sa.ScalarSelect[int]:
+def session_count(user_id: sa.ColumnElement[Any]) -> sa.ScalarSelect[int]:
     """How many sessions an account has, the dead ones too: for `open_session`."""
     count = sa.select(sa.func.count()).select_from(_table)
     return count.where(_table.c.user_id == user_id).scalar_subquery()
@@ -93,7 +93,7 @@ def open_session(user_id: UUID, epoch: int, client: Client, *, existing: int) ->
         "ip_address": client.ip_address,
         "user_agent": client.user_agent,
     }
-    db.session.execute(_INSERT, values)
+    db.session.connection().execute(_INSERT, values)
     return Session(**values)
 
 

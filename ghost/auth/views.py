@@ -51,7 +51,7 @@ def _client() -> Client:
     return Client(client_address(), text[:USER_AGENT_LENGTH] or None)
 
 
-def _logged_in(user: User | sa.Row[Any], session: Session) -> dict[str, Any]:
+def _logged_in(user: User | dict[str, Any], session: Session) -> dict[str, Any]:
     return {"user": user, **tokens.issue_pair(session)}
 
 

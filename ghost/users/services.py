@@ -119,14 +119,10 @@ class _Names(TypeDecorator[list[str]]):
 _users = User.__table__.c
 
 
-def user_columns(user_id: sa.ColumnElement[Any] = _users.id) -> tuple[sa.ColumnElement[Any], ...]:
-    """What the API shows of an account, as columns: no row becomes an object.
-
-    :param user_id: whose roles; in RETURNING a parameter, since for SQLite SQLAlchemy writes
-        columns there without their table, and `id` could be another table's.
-    """
+def user_columns() -> tuple[sa.ColumnElement[Any], ...]:
+    """What the API shows of an account, as columns: no row becomes an object."""
     links = UserRole.__table__.c
-    names = sa.select(joined(links.role_name)).where(links.user_id == user_id)
+    names = sa.select(joined(links.role_name)).where(links.user_id == _users.id)
     roles = sa.type_coerce(names.correlate(User.__table__).scalar_subquery(), _Names())
     return (
         _users.id, _users.email, _users.username, _users.full_name, roles.label("roles"),
