@@ -34,6 +34,8 @@ from ghost.docs.views import bp as docs_bp
 from ghost.extensions import State, jwt, mail
 from ghost.health.views import bp as health_bp
 from ghost.jobs import registry
+from ghost.jobs.cli import jobs_group
+from ghost.jobs.views import bp as jobs_bp
 from ghost.secrets import derived_key
 from ghost.users.cli import users_group
 from ghost.users.views import bp as users_bp
@@ -108,13 +110,14 @@ def create_app(
 
     for name in (*settings.models, *settings.jobs.modules):
         _imported(name)
-    for blueprint in (health_bp, docs_bp, auth_bp, users_bp, roles_bp, pages_bp):
+    for blueprint in (health_bp, docs_bp, auth_bp, users_bp, roles_bp, jobs_bp, pages_bp):
         api.register(app, documented, blueprint)
     for blueprint in (*blueprints, *(_named(name) for name in settings.blueprints)):
         api.register(app, documented, blueprint)
     revisions.init_app(app)
     registry.init_app(app)
     app.cli.add_command(users_group)
+    app.cli.add_command(jobs_group)
 
     app.extensions["ghost"].limiter = ratelimit.init_app(app, settings)
     idempotency.init_app(app, settings)

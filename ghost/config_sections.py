@@ -265,6 +265,11 @@ class JobsSection(Section):
         [], kinds.Items(_dotted), "Modules that define the application's jobs."
     )
     max_attempts: int = key(5, kinds.Integer(1, 100), "How often a failing job is tried.")
+    max_kills: int = key(
+        3,
+        kinds.Integer(1, 100),
+        "A job whose process died so often is put aside, however many attempts it has left.",
+    )
     backoff: float = key(
         1.0,
         kinds.Number(0, 3600, "seconds"),

@@ -64,7 +64,8 @@ def _filter_field(schema: type[ma.Schema], name: str) -> fields.Field:
             return make()
     if isinstance(answered, fields.Enum):
         return fields.Enum(answered.enum, by_value=answered.by_value)
-    return Text(max_length=200)
+    choices = [rule for rule in getattr(answered, "validators", ()) if type(rule) is validate.OneOf]
+    return Text(max_length=200, validate=choices)
 
 
 @cache

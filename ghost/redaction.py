@@ -245,3 +245,17 @@ def shorten(text: str, limit: int) -> str:
         return text
     half = limit // 2
     return f"{text[:half]} ... {len(text) - 2 * half} characters left out ... {text[-half:]}"
+
+
+def redact_json(value: Any) -> Any:
+    """Return JSON without secrets, and otherwise whole: for what is kept and not logged."""
+    if isinstance(value, str):
+        return redact_text(value)
+    if isinstance(value, list):
+        return [redact_json(item) for item in value]
+    if isinstance(value, dict):
+        return {
+            name: HIDDEN if item is not None and is_secret_name(name) else redact_json(item)
+            for name, item in value.items()
+        }
+    return value

@@ -19,6 +19,7 @@ from openapi_spec_validator import validate
 from schemathesis import checks
 from werkzeug.test import TestResponse
 
+from ghost import job
 from ghost.testing.background import Jobs, Mailbox
 from ghost.testing.clients import Client, log_in
 from ghost.testing.factories import UserFactory
@@ -208,7 +209,7 @@ def world(app: Flask, make_user: UserFactory, jobs: Jobs, mailbox: Mailbox) -> W
     return World(app, make_user, jobs, mailbox)
 
 
-AUTH, USERS, ROLES = "/api/v1/auth", "/api/v1/users", "/api/v1/roles"
+AUTH, USERS, ROLES, JOBS = (f"/api/v1/{room}" for room in ("auth", "users", "roles", "jobs"))
 
 
 def _login(world: World) -> TestResponse:
@@ -259,6 +260,23 @@ def _restore(world: World) -> TestResponse:
     return boss.post(f"{USERS}/{user.id}/restore")
 
 
+@job(name="openapi.sample", public=True)
+def sample(number: int = 1) -> None:
+    """A job that the API may start."""
+
+
+def _a_job(world: World, status: str = "queued") -> str:
+    """Start a job, and perhaps end it; gives its id."""
+    job_id = _start_job(world).json["data"]["id"]
+    if status == "canceled":
+        world.boss().post(f"{JOBS}/{job_id}/cancel")
+    return str(job_id)
+
+
+def _start_job(world: World) -> TestResponse:
+    return world.boss().post(JOBS, json={"name": "openapi.sample", "args": {"number": 7}})
+
+
 HAPPY: dict[str, Callable[[World], TestResponse]] = {
     "health.live": lambda world: world.client().get("/health/live"),
     "health.ready": lambda world: world.client().get("/health/ready"),
@@ -295,6 +313,15 @@ HAPPY: dict[str, Callable[[World], TestResponse]] = {
     "users.set_roles": lambda world: world.boss().put(
         f"{USERS}/{world.person().id}/roles", json={"roles": ["USER", "ADMIN"]}
     ),
+    "jobs.start_job": _start_job,
+    "jobs.list_jobs": lambda world: (_a_job(world), world.boss().get(f"{JOBS}?status=queued"))[1],
+    "jobs.get_job": lambda world: world.boss().get(f"{JOBS}/{_a_job(world, 'canceled')}"),
+    "jobs.cancel_job": lambda world: world.boss().post(f"{JOBS}/{_a_job(world)}/cancel"),
+    "jobs.retry_job": lambda world: world.boss().post(f"{JOBS}/{_a_job(world, 'canceled')}/retry"),
+    "jobs.retry_jobs": lambda world: world.boss().post(f"{JOBS}/retry", json={"status": "failed"}),
+    "jobs.list_queues": lambda world: world.boss().get(f"{JOBS}/queues"),
+    "jobs.pause_queue": lambda world: world.boss().post(f"{JOBS}/queues/low/pause"),
+    "jobs.resume_queue": lambda world: world.boss().post(f"{JOBS}/queues/low/resume"),
     "roles.list_roles": lambda world: world.boss().get(ROLES),
     "roles.create_role": lambda world: world.boss().post(
         ROLES, json={"name": "EDITOR", "permissions": ["users:read"]}

@@ -16,6 +16,7 @@ SCHEDULED, QUEUED, STARTED, RETRYING = "scheduled", "queued", "started", "retryi
 FINISHED, FAILED, CANCELED = "finished", "failed", "canceled"
 STATUSES = (SCHEDULED, QUEUED, STARTED, RETRYING, FINISHED, FAILED, CANCELED)
 WAITING = (SCHEDULED, QUEUED, RETRYING)
+AGAIN = (FAILED, CANCELED)  # what may be tried again
 
 _is_waiting = sa.text("finished_at IS NULL AND lease_until IS NULL")
 _is_leased = sa.text("lease_until IS NOT NULL")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -16,7 +16,7 @@ from flask import current_app
 from sqlalchemy import event
 from sqlalchemy.orm import SessionTransaction
 
-from ghost.database import Session, db
+from ghost.database import Session, db, dialect_insert
 from ghost.jobs.ledger import jobs, mark_sent
 from ghost.jobs.models import QUEUED, SCHEDULED
 from ghost.jobs.transport import Entry, Transport
@@ -24,6 +24,7 @@ from ghost.logging import logger
 from ghost.models import utcnow, uuid7
 
 BATCH = 1000
+UNIQUE_TRIES = 5
 
 _insert = sa.insert(jobs)
 _KEY = "ghost_outbox"
@@ -41,32 +42,62 @@ def transport() -> Transport:
     return found
 
 
-def add(run_at: datetime | None, **values: Any) -> UUID:
+def add(run_at: datetime | None, *, unique_key: str | None = None, **values: Any) -> UUID:
     """Write a job's row in the transaction of `db.session`; it leaves when that commits.
 
     Pending objects are flushed first.
 
     :param run_at: None for at once.
+    :param unique_key: of jobs with the same one, one at a time waits or runs.
+    :returns: the id of the new job, or of the one that waits or runs already.
     """
     session = db.session()
     session.flush()
     now = utcnow()
     is_due = run_at is None or run_at <= now
-    job_id = uuid7()
-    session.execute(
-        _insert,
-        {
-            "id": job_id,
-            "status": QUEUED if is_due else SCHEDULED,
-            "run_at": run_at or now,
-            **values,
-        },
-    )
+    row = {
+        "id": uuid7(),
+        "status": QUEUED if is_due else SCHEDULED,
+        "run_at": run_at or now,
+        "unique_key": unique_key,
+        **values,
+    }
+    if unique_key is None:
+        session.execute(_insert, row)
+    elif (known := _insert_unless_there(session, row)) is not None:
+        return known
     if is_due:
-        inner = session.get_nested_transaction() or session.get_transaction()
-        entry = Entry(job_id, values["queue"], attempt=1)
-        session.info.setdefault(_KEY, []).append(_Outgoing(entry, inner))
-    return job_id
+        send_after_commit(Entry(row["id"], values["queue"], attempt=1))
+    return cast(UUID, row["id"])
+
+
+def _insert_unless_there(session: Any, row: dict[str, Any]) -> UUID | None:
+    """Insert a job, or return the id of the one with its unique key.
+
+    :raises RuntimeError: others with the key come and go faster than this can look.
+    """
+    insert = dialect_insert(jobs).values(row)
+    insert = insert.on_conflict_do_nothing(
+        index_elements=["unique_key"],
+        index_where=sa.text("unique_key IS NOT NULL AND finished_at IS NULL"),
+    )
+    same = sa.select(jobs.c.id).where(
+        jobs.c.unique_key == row["unique_key"], jobs.c.finished_at.is_(None)
+    )
+    for _ in range(UNIQUE_TRIES):
+        if session.execute(insert.returning(jobs.c.id)).first() is not None:
+            return None
+        known: UUID | None = session.scalar(same)
+        if known is not None:
+            return known
+    raise RuntimeError(f"the unique job {row['name']} was neither there nor to be added")
+
+
+def send_after_commit(entry: Entry) -> None:
+    """Have a job of the transaction of `db.session` handed to RQ when that commits."""
+    session = db.session()
+    inner = session.get_nested_transaction() or session.get_transaction()
+    session.info.setdefault(_KEY, []).append(_Outgoing(entry, inner))
 
 
 @event.listens_for(Session, "after_commit")

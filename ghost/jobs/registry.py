@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 import re
 from collections.abc import Callable, Collection, Iterator
 from datetime import datetime, timedelta
 from functools import update_wrapper
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 from uuid import UUID
 
 from flask import Flask
@@ -23,6 +25,8 @@ from ghost.models import utcnow
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+Unique = Literal["args"] | Callable[..., object] | None
 
 _NAME = re.compile(r"[A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*)*", re.ASCII)
 
@@ -45,6 +49,9 @@ class JobFunction(Generic[P, R]):
         max_attempts: int | Callable[[], int] | None,
         timeout_seconds: int | None,
         backoff_seconds: float | None,
+        unique: Unique = None,
+        public: bool = False,
+        permission: str | None = None,
     ) -> None:
         self.function = function
         self.name = name
@@ -52,6 +59,9 @@ class JobFunction(Generic[P, R]):
         self.max_attempts = max_attempts
         self.timeout_seconds = timeout_seconds
         self.backoff_seconds = backoff_seconds
+        self.unique = unique
+        self.public = public
+        self.permission = permission
         self.arguments = Arguments(function)
         update_wrapper(self, function)
 
@@ -89,11 +99,28 @@ class JobFunction(Generic[P, R]):
             raise ValueError(f"{self.name}: enqueue_at() needs an aware datetime")
         return self._add(when, args, kwargs)
 
+    @property
+    def attempts(self) -> int:
+        """How often the function is tried, by its own word or by the configuration's."""
+        own = self.max_attempts() if callable(self.max_attempts) else self.max_attempts
+        return own or current_config().jobs.max_attempts
+
+    def _unique_key(
+        self, dumped: dict[str, Any], args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> str | None:
+        """What makes two jobs of this function the same; None when nothing does."""
+        if self.unique is None:
+            return None
+        same = dumped if self.unique == "args" else self.unique(*args, **kwargs)
+        if same is None:
+            return None
+        text = json.dumps([self.name, same], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def _add(
         self, run_at: datetime | None, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> UUID:
-        defaults = current_config().jobs
-        attempts = self.max_attempts() if callable(self.max_attempts) else self.max_attempts
+        dumped = self.arguments.dump(args, kwargs)
         parent = running_job_var.get(None)
         if parent is not None:
             created_by = parent.created_by
@@ -104,9 +131,10 @@ class JobFunction(Generic[P, R]):
             run_at,
             name=self.name,
             queue=self.queue,
-            args=self.arguments.dump(args, kwargs),
-            max_attempts=attempts or defaults.max_attempts,
-            timeout_seconds=self.timeout_seconds or int(defaults.timeout),
+            args=dumped,
+            unique_key=self._unique_key(dumped, args, kwargs),
+            max_attempts=self.attempts,
+            timeout_seconds=self.timeout_seconds or int(current_config().jobs.timeout),
             created_by=created_by,
             request_id=request_id_var.get(),
         )
@@ -123,6 +151,9 @@ def job(
     max_attempts: int | Callable[[], int] | None = None,
     timeout: int | None = None,
     backoff: float | None = None,
+    unique: Unique = None,
+    public: bool = False,
+    permission: str | None = None,
     name: str | None = None,
 ) -> Callable[[Callable[P, R]], JobFunction[P, R]]: ...
 
@@ -135,6 +166,9 @@ def job(
     max_attempts: int | Callable[[], int] | None = None,
     timeout: int | None = None,
     backoff: float | None = None,
+    unique: Unique = None,
+    public: bool = False,
+    permission: str | None = None,
     name: str | None = None,
 ) -> Any:
     """Make a module-level function a job: callable as before, and to be enqueued.
@@ -147,6 +181,11 @@ def job(
         enqueued; None for `jobs.max_attempts`.
     :param timeout: whole seconds for one attempt; None for `jobs.timeout`.
     :param backoff: seconds before the second attempt, doubling from there; None for `jobs.backoff`.
+    :param unique: `"args"`, or a function that is called with the job's arguments and gives a key
+        (None for none): of the jobs with equal arguments, or the same key, one at a time waits or
+        runs, and enqueueing another returns the id of that one.
+    :param public: whether `POST /api/v1/jobs` may start it.
+    :param permission: what a caller of that needs, instead of `jobs:write`.
     :param name: None for the module without a leading `ghost.` and a trailing `.jobs`, then the
         function: `ghost.auth.jobs.send_reset` is `auth.send_reset`.
     :raises TypeError: the function can't be a job.
@@ -166,6 +205,10 @@ def job(
         for option, value in (("max_attempts", fixed_attempts), ("timeout", timeout)):
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"{title}: {option} must be a whole number from 1")
+        if not (unique is None or unique == "args" or callable(unique)):
+            raise ValueError(f'{title}: unique must be "args" or a function')
+        if permission is not None and not public:
+            raise ValueError(f"{title}: permission is for a job with public=True")
         if backoff is not None and backoff < 0:
             raise ValueError(f"{title}: backoff must be at least 0 seconds")
         made = JobFunction(
@@ -175,6 +218,9 @@ def job(
             max_attempts=max_attempts,
             timeout_seconds=timeout,
             backoff_seconds=backoff,
+            unique=unique,
+            public=public,
+            permission=permission,
         )
         known = _functions.get(title)
         if known is not None and _place(known.function) != _place(function):

@@ -52,6 +52,8 @@ def after_failure(
     *,
     attempt: int,
     max_attempts: int,
+    kills: int = 0,
+    max_kills: int = 1,
     base: float,
     cap: float,
     now: datetime,
@@ -60,8 +62,11 @@ def after_failure(
     """Decide what becomes of a job whose attempt failed.
 
     :param error: what it raised; None when its process was killed.
+    :param kills: how many of its attempts ended with their process, this one included.
+    :param max_kills: with so many it is put aside, before it does more harm.
     """
-    if isinstance(error, Permanent) or attempt >= max_attempts:
+    is_poison = error is None and kills >= max_kills
+    if isinstance(error, Permanent) or attempt >= max_attempts or is_poison:
         return Verdict(FAILED, None)
     if isinstance(error, RetryLater):
         seconds = error.seconds

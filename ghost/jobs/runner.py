@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import orjson
 import sqlalchemy as sa
 from flask import Flask, current_app
 
@@ -23,22 +24,26 @@ from ghost.database import db
 from ghost.jobs import registry
 from ghost.jobs.context import RunningJob, running_job_var
 from ghost.jobs.ledger import is_waiting, jobs, ledger
-from ghost.jobs.models import FAILED, FINISHED, QUEUED, RETRYING, STARTED
+from ghost.jobs.models import CANCELED, FAILED, FINISHED, QUEUED, RETRYING, STARTED
 from ghost.jobs.retries import Permanent, after_failure
 from ghost.jobs.signals import job_failed, job_finished
 from ghost.logging import job_id_var, logger, redact_text, request_id_var, user_id_var
 from ghost.models import utcnow
+from ghost.redaction import redact_json
+from ghost.responses import dumps
 
 LEASE_SECONDS = 30.0
 HEARTBEAT_SECONDS = 5.0
 # The clocks of two machines may differ by this much without a job being thought early.
 SKEW_SECONDS = 5.0
 ERROR_LIMIT = 2000
+HISTORY_ERROR_LIMIT = 500
+RESULT_LIMIT_BYTES = 64 * 1024
 
 LOST = "lost"
 """The outcome of an attempt that lost its lease: another one counts, and nothing was written."""
 
-_COLUMNS = (
+CLAIMED: tuple[sa.ColumnElement[Any], ...] = (
     jobs.c.id,
     jobs.c.name,
     jobs.c.queue,
@@ -48,6 +53,9 @@ _COLUMNS = (
     jobs.c.timeout_seconds,
     jobs.c.created_by,
     jobs.c.request_id,
+    jobs.c.kills,
+    jobs.c.history,
+    jobs.c.started_at,
 )
 _claim = (
     sa.update(jobs)
@@ -63,8 +71,10 @@ _claim = (
         started_at=sa.bindparam("now"),
         sent_at=sa.func.coalesce(jobs.c.sent_at, sa.bindparam("now", type_=jobs.c.sent_at.type)),
         lease_until=sa.bindparam("until"),
+        progress=None,
+        progress_message=None,
     )
-    .returning(*_COLUMNS)
+    .returning(*CLAIMED)
 )
 _mine = sa.update(jobs).where(
     jobs.c.id == sa.bindparam("key"),
@@ -74,21 +84,26 @@ _mine = sa.update(jobs).where(
 _mine_overdue = _mine.where(jobs.c.lease_until < sa.bindparam("ended_before"))
 _renew = _mine.values(lease_until=sa.bindparam("until"))
 _finish = _mine.values(
-    status=FINISHED, finished_at=sa.bindparam("now"), lease_until=None, error=None
+    status=FINISHED,
+    finished_at=sa.bindparam("now"),
+    lease_until=None,
+    error=None,
+    result=sa.bindparam("returned", type_=jobs.c.result.type),
+    history=sa.bindparam("past", type_=jobs.c.history.type),
 )
+_failure: dict[str, Any] = {
+    "lease_until": None,
+    "error": sa.bindparam("text"),
+    "kills": sa.bindparam("killed"),
+    "history": sa.bindparam("past", type_=jobs.c.history.type),
+}
 _repetition: dict[str, Any] = {
+    **_failure,
     "status": RETRYING,
     "run_at": sa.bindparam("again_at"),
     "sent_at": None,
-    "lease_until": None,
-    "error": sa.bindparam("text"),
 }
-_end: dict[str, Any] = {
-    "status": FAILED,
-    "finished_at": sa.bindparam("now"),
-    "lease_until": None,
-    "error": sa.bindparam("text"),
-}
+_end: dict[str, Any] = {**_failure, "status": FAILED, "finished_at": sa.bindparam("now")}
 
 
 class LeaseLost(Exception):
@@ -108,11 +123,40 @@ class Claim:
     timeout_seconds: int
     created_by: UUID | None
     request_id: str | None
+    kills: int
+    history: list[dict[str, Any]]
+    started_at: datetime
+
+    def history_with(
+        self, outcome: str, now: datetime, error: str | None = None
+    ) -> list[dict[str, Any]]:
+        """The attempts so far and this one, as the ledger keeps them."""
+        return [
+            *self.history,
+            attempt_entry(self.attempt, self.started_at, now, outcome, error),
+        ]
 
     @property
     def key(self) -> dict[str, Any]:
         """The parameters by which a statement finds this attempt and no other."""
         return {"key": self.job_id, "attempt": self.attempt}
+
+
+def attempt_entry(
+    attempt: int, started_at: datetime, finished_at: datetime, outcome: str, error: str | None
+) -> dict[str, Any]:
+    """One entry of a job's history; `outcome` is finished, failed, killed or canceled."""
+    return {
+        "attempt": attempt,
+        "started_at": _rfc3339(started_at),
+        "finished_at": _rfc3339(finished_at),
+        "outcome": outcome,
+        "error": error and error[:HISTORY_ERROR_LIMIT],
+    }
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def claim(job_id: UUID, attempt: int) -> Claim | None:
@@ -133,6 +177,13 @@ def claim(job_id: UUID, attempt: int) -> Claim | None:
             },
         ).first()
     return Claim(*row) if row is not None else None
+
+
+def is_canceled(attempt: Claim) -> bool:
+    """Tell whether somebody canceled the job of an attempt that lost its lease."""
+    with ledger() as connection:
+        status = connection.scalar(sa.select(jobs.c.status).where(jobs.c.id == attempt.job_id))
+    return status == CANCELED
 
 
 def renew(attempt: Claim) -> bool:
@@ -197,13 +248,33 @@ def _call(attempt: Claim, time_limit: Callable[[], AbstractContextManager[Any]])
     except TypeError as error:
         raise Permanent(str(error)) from error
     with time_limit():
-        function.function(**arguments)
+        returned = function.function(**arguments)
         db.session.flush()
+    now = utcnow()
+    values = {
+        **attempt.key,
+        "now": now,
+        "returned": _kept(returned),
+        "past": attempt.history_with(FINISHED, now),
+    }
     # In the same transaction as the function's work, and only while the attempt is ours.
-    marked: Any = db.session.execute(_finish, {**attempt.key, "now": utcnow()})
-    if not marked.rowcount:
+    if not db.session.connection().execute(_finish, values).rowcount:
         raise LeaseLost
     db.session.commit()
+
+
+def _kept(returned: object) -> Any:
+    """What the ledger keeps of a function's return value: JSON, without secrets, of bounded size.
+
+    One that is too long is not kept: by now the work is done, and no reason to undo it.
+    """
+    if returned is None:
+        return None
+    data = dumps(returned)
+    if len(data) > RESULT_LIMIT_BYTES:
+        logger.bind(size=len(data)).warning("A job's result is longer than 64 KiB; it is not kept.")
+        return None
+    return redact_json(orjson.loads(data))
 
 
 def _give_up(attempt: Claim, error: BaseException) -> str:
@@ -236,16 +307,22 @@ def settle(
     except registry.UnknownJob:
         base = None
     now = utcnow()
+    kills = attempt.kills + (error is None)
     verdict = after_failure(
         error,
         attempt=attempt.attempt,
         max_attempts=attempt.max_attempts,
+        kills=kills,
+        max_kills=defaults.max_kills,
         base=defaults.backoff if base is None else base,
         cap=defaults.backoff_max,
         now=now,
         random=random.random,
     )
-    values = {**attempt.key, "text": text}
+    if error is None and verdict.status == FAILED and attempt.attempt < attempt.max_attempts:
+        text = f"{text}; put aside after {kills} attempts that ended with their process"
+    past = attempt.history_with("failed" if error else "killed", now, text)
+    values = {**attempt.key, "text": text, "killed": kills, "past": past}
     if verdict.run_at is not None:
         changes, values["again_at"] = _repetition, verdict.run_at
     else:

@@ -28,7 +28,7 @@ from ghost.jobs.models import (
     Lease,
 )
 from ghost.jobs.outbox import BATCH
-from ghost.jobs.runner import Claim, settle
+from ghost.jobs.runner import CLAIMED, Claim, settle
 from ghost.jobs.transport import Entry, Transport
 from ghost.logging import job_id_var, logger, request_id_var
 from ghost.models import utcnow
@@ -104,35 +104,14 @@ class Sweeper:
         """Settle the attempts whose lease ended: their worker is gone, or cut off."""
         with ledger() as connection:
             rows = connection.execute(
-                sa.select(
-                    jobs.c.id,
-                    jobs.c.name,
-                    jobs.c.queue,
-                    jobs.c.attempts,
-                    jobs.c.max_attempts,
-                    jobs.c.timeout_seconds,
-                    jobs.c.created_by,
-                    jobs.c.request_id,
-                )
+                sa.select(*CLAIMED)
                 .where(jobs.c.lease_until < now, jobs.c.status == STARTED)
                 .order_by(jobs.c.lease_until)
                 .limit(BATCH)
             ).all()
         for row in rows:
             settle_killed(
-                Claim(
-                    job_id=row.id,
-                    name=row.name,
-                    queue=row.queue,
-                    args={},
-                    attempt=row.attempts,
-                    max_attempts=row.max_attempts,
-                    timeout_seconds=row.timeout_seconds,
-                    created_by=row.created_by,
-                    request_id=row.request_id,
-                ),
-                "the worker gave no more sign of life",
-                lease_ended_before=now,
+                Claim(*row), "the worker gave no more sign of life", lease_ended_before=now
             )
         return len(rows)
 

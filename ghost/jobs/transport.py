@@ -10,6 +10,7 @@ import json
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -134,6 +135,17 @@ class Transport:
         """
         keys = self.client.smembers(WORKERS_KEY)
         return int(self.client.exists(*keys)) if keys else 0
+
+    def workers_by_queue(self) -> dict[str, int]:
+        """Count, for each queue, the workers that gave a sign of life within their time.
+
+        :raises RedisError: Redis is away.
+        """
+        pipeline = self.client.pipeline(transaction=False)
+        for key in cast(set[bytes], self.client.smembers(WORKERS_KEY)):
+            pipeline.hget(key, "queues")
+        found = [names.decode("ascii", "replace") for names in pipeline.execute() if names]
+        return dict(Counter(name for names in found for name in names.split(",")))
 
     def _may_try(self) -> bool:
         if not self._is_down:

@@ -41,6 +41,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ghost.database import db
 from ghost.jobs import runner
 from ghost.jobs.models import FAILED, FINISHED, RETRYING
+from ghost.jobs.queues import paused_queues
 from ghost.jobs.runner import Claim
 from ghost.jobs.sweep import Sweeper, make_sweeper, settle_killed
 from ghost.jobs.transport import parse_rq_id
@@ -197,6 +198,7 @@ class GhostWorker(Worker):
         self._application = application
         self._sweeper: Sweeper  # made when the work begins
         self._registered_at = 0.0
+        self._paused: set[str] = set()
         self._is_told_to_kill = False
         self._stop_requested_at = 0.0
 
@@ -291,17 +293,24 @@ class GhostWorker(Worker):
             else:
                 time.sleep(POLL_SECONDS)
             return None
+        open_queues = [queue for queue in self._ordered_queues if queue.name not in self._paused]
+        if not open_queues:
+            if not burst:
+                time.sleep(POLL_SECONDS)
+            return None
         try:
             return self.queue_class.dequeue_any(
-                self._ordered_queues, None if burst else POLL_SECONDS, connection=self.connection
+                open_queues, None if burst else POLL_SECONDS, connection=self.connection
             )
         except DequeueTimeout:
             return None
 
     def _tick(self) -> None:
-        """Do what is due beside the jobs: sign of life, sweep."""
+        """Do what is due beside the jobs: sign of life, paused queues, sweep."""
         if time.monotonic() - self._registered_at >= runner.HEARTBEAT_SECONDS:
             self.heartbeat()
+        with suppress(SQLAlchemyError):  # the sweep says that the database is away
+            self._paused = paused_queues()
         self._sweeper.tick()
 
     def _sweep_now(self) -> int:
@@ -499,8 +508,8 @@ class GhostWorker(Worker):
                     # A row that is no longer ours may be one that the child has just settled: it
                     # has until the next heartbeat to end.
                     strikes = 0 if self._renew(attempt) else strikes + 1
-                    if strikes > 1:
-                        reason = "the job's lease was lost"
+                    if strikes > 1 or (strikes and self._is_canceled(attempt)):
+                        reason = "the job's lease was lost, or it was canceled"
                 if reason is not None:
                     child.kill_group()
                 else:
@@ -515,6 +524,12 @@ class GhostWorker(Worker):
         except SQLAlchemyError as error:
             logger.bind(error=str(error)).warning("A job's lease could not be renewed.")
             return True
+
+    def _is_canceled(self, attempt: Claim) -> bool:
+        try:
+            return runner.is_canceled(attempt)
+        except SQLAlchemyError:  # the next heartbeat asks again
+            return False
 
     # --- Stopping ---------------------------------------------------------------------------------
 

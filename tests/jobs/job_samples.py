@@ -17,8 +17,9 @@ import sqlalchemy as sa
 
 from ghost import current_job, db, job
 from ghost.jobs import Permanent, RetryLater
-from ghost.jobs.models import Job
+from ghost.jobs.models import Job, Lease
 from ghost.logging import logger
+from ghost.models import utcnow
 
 
 def note(path: str, text: str) -> None:
@@ -146,3 +147,43 @@ def rest(path: str) -> None:
 @job(queue="high")
 def hurry(path: str) -> None:
     note(path, "high")
+
+
+@job
+def give_back(value: str) -> dict[str, object]:
+    return {"value": value, "id": current_job.id, "api_key": "s3cret", "at": date(2026, 1, 2)}
+
+
+@job
+def give_back_too_much() -> str:
+    return "x" * 70_000
+
+
+@job
+def report(path: str, *, first_writes: bool = False) -> None:
+    if first_writes:
+        db.session.add(Lease(name="written", holder="a job", until=utcnow()))
+        db.session.flush()
+    current_job.progress(40, "half way")
+    current_job.progress(41, "too soon after the one before")
+    note(path, "reported")
+
+
+@job(unique="args")
+def one_of_each(key: str) -> None:
+    """One at a time for each key."""
+
+
+@job(unique=lambda key, **_rest: None if key == "any" else key.lower())
+def one_of_a_kind(key: str, number: int = 0) -> None:
+    """One at a time for each key, whatever its case and the number."""
+
+
+@job(public=True)
+def open_to_all(number: int, key: UUID | None = None) -> int:
+    return number
+
+
+@job(public=True, permission="users:read")
+def open_to_some() -> None:
+    """Started by whoever may read accounts."""
