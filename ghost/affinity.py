@@ -25,9 +25,18 @@ def allowed_processors() -> list[int]:
 
 
 def least_used(processors: Iterable[int], used: Iterable[int | None]) -> int:
-    """Choose the processor that the fewest have, the first of these."""
+    """Choose the processor that the fewest have, among equals the one of the oldest process.
+
+    That one is the first to go, when there are to be fewer or a release is replaced.
+
+    :param used: the processors of the others, the oldest process first.
+    """
     others = list(used)
-    return min(processors, key=others.count)
+
+    def rank(processor: int) -> tuple[int, int]:
+        return others.count(processor), others.index(processor) if processor in others else -1
+
+    return min(processors, key=rank)
 
 
 def pin(processor: int) -> None:
@@ -49,8 +58,14 @@ def on_any_processor() -> Iterator[None]:
         yield
         return
     own = os.sched_getaffinity(0)  # of the thread, not of the process
-    os.sched_setaffinity(0, _all)
+    _set(_all)
     try:
         yield
     finally:
-        os.sched_setaffinity(0, own)
+        _set(own)
+
+
+def _set(processors: set[int]) -> None:
+    """Choose the thread's processors; none of them may be ours any more, and then all stays."""
+    with suppress(OSError):
+        os.sched_setaffinity(0, processors)

@@ -90,6 +90,12 @@ def verify_password(password: str, password_hash: str | None) -> bool:
             return False
 
 
+def is_outdated(password_hash: str) -> bool:
+    """Tell whether a hash is cheaper than the configuration wants by now."""
+    cost = cost_of(password_hash)
+    return cost is not None and cost < current_config().auth.bcrypt_rounds
+
+
 def cost_of(password_hash: str | None) -> int | None:
     """The cost that a hash was made with, or None when it is no bcrypt hash."""
     found = re.fullmatch(r"\$2[aby]\$(0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{53}", password_hash or "")

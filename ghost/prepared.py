@@ -3,8 +3,9 @@
 Planning the query for session, account and rights costs the server four times what running it does,
 and SQLAlchemy's execution costs this process as much again. So such a query is prepared once for
 each connection, and then only named. Everything else is as ever: the pool, the limits on every
-wait, the errors. It is an ordinary Core statement on SQLite, where neither costs much, and wherever
-somebody watches the statements (`database.echo`, a tracer), since SQLAlchemy shows only its own.
+wait, the errors. It is an ordinary Core statement on SQLite, where neither costs much, and where
+somebody watches the statements by `database.echo` or the event `before_cursor_execute`, as tracers
+do, since SQLAlchemy shows only its own.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from sqlalchemy.engine import Engine
 
 from ghost.database import db, db_manager, reading
 
-# The connection has lost what was prepared on it (DISCARD ALL), or a migration has changed a column
-# that the plan returns.
-_STALE = (errorcodes.INVALID_SQL_STATEMENT_NAME, errorcodes.FEATURE_NOT_SUPPORTED)
+_STALE = (
+    errorcodes.INVALID_SQL_STATEMENT_NAME,  # the connection has lost it: DISCARD ALL
+    errorcodes.DUPLICATE_PREPARED_STATEMENT,  # it is there, and was not noted
+    errorcodes.FEATURE_NOT_SUPPORTED,  # a migration has changed a column that the plan returns
+)
 
 
 @dataclass(frozen=True, slots=True)

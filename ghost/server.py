@@ -103,18 +103,23 @@ def on_starting(server: Any) -> None:
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Choose the worker's processor, where there is a worker for each of them."""
+    """Choose the worker's processor, where each has as many workers as the others."""
     processors = affinity.allowed_processors()
-    worker.processor = None
-    if 1 < len(processors) <= server.num_workers:
-        others = (getattr(other, "processor", None) for other in server.WORKERS.values())
-        worker.processor = affinity.least_used(processors, others)
+    if len(processors) > 1 and server.num_workers % len(processors) == 0:
+        others = sorted(server.WORKERS.values(), key=lambda other: other.age)
+        worker.processor = affinity.least_used(processors, map(_processor_of, others))
 
 
 def post_fork(server: Any, worker: Any) -> None:
     """Keep the worker on its processor."""
-    if worker.processor is not None:
-        affinity.pin(worker.processor)
+    processor = _processor_of(worker)
+    if processor is not None:
+        affinity.pin(processor)
+
+
+def _processor_of(worker: Any) -> int | None:
+    """The processor that was chosen for a worker; a project may have a `pre_fork` of its own."""
+    return getattr(worker, "processor", None)
 
 
 def child_exit(server: Any, worker: Any) -> None:

@@ -43,8 +43,8 @@ if ! is_new_enough "$venv/bin/python" || ! "$venv/bin/python" -m pip --version >
     "$python" -m venv --clear "$venv"
 fi
 
-# The lock names everything, so nothing is resolved: an older pip, meeting a package with an extra
-# (`coverage[toml]`), takes a release that came out after the lock and then misses its hash.
+# The lock names everything, so nothing is resolved: an older pip takes a package that is asked for
+# with an extra (`flask[async]`) for another one, of its newest release, and then misses its hash.
 # Compiling all of it takes longer than compiling what is imported, when it is.
 echo "Installing the packages of requirements.lock"
 export PIP_DISABLE_PIP_VERSION_CHECK=1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from flask import Flask
@@ -17,6 +18,8 @@ settings.load_profile("ghost")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Ended by SIGTERM, the run takes its servers down as by Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     config.addinivalue_line("markers", "lab: `app` is the application of tests/lab.py")
     config.addinivalue_line("markers", "only_on(name): about one kind of database alone")
 

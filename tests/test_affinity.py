@@ -20,7 +20,7 @@ on_linux = pytest.mark.skipif(
 
 @pytest.mark.parametrize(
     ("used", "chosen"),
-    [([], 0), ([0], 1), ([0, 1], 0), ([None, 0, 1, 1], 0), ([0, 0, 1], 1)],
+    [([], 0), ([0], 1), ([0, 1], 0), ([1, 0], 1), ([None, 0, 1, 1], 0), ([0, 0, 1], 1)],
 )
 def test_a_new_worker_gets_the_processor_that_the_fewest_have(
     used: list[int | None], chosen: int
@@ -56,6 +56,14 @@ def test_an_error_brings_it_back_too(pinned: set[int]) -> None:
         raise ValueError("bad")
 
     assert os.sched_getaffinity(0) == {min(pinned)}
+
+
+@on_linux
+def test_processors_that_are_no_longer_ours_change_nothing(pinned: set[int]) -> None:
+    affinity._all = {4000}
+
+    with affinity.on_any_processor():
+        assert os.sched_getaffinity(0) == {min(pinned)}
 
 
 def test_without_a_pin_nothing_is_changed() -> None:

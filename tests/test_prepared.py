@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 from lab import Parent, create_tables
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from ghost.database import db, db_manager
 from ghost.prepared import PreparedRead
@@ -83,16 +84,18 @@ def test_a_connection_prepares_once(ready: None) -> None:
 
 @pytest.mark.only_on("postgresql")
 def test_no_transaction_stays_open(ready: None) -> None:
-    NAMED.first({"name": "ada"})
+    found: list[int] = []
 
-    with db_manager.connection() as connection:
-        idle = connection.scalars(
-            sa.text(
-                "SELECT state FROM pg_stat_activity"
-                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
-        ).all()
-    assert "idle in transaction" not in idle
+    def look(raw: Any, _record: Any) -> None:
+        found.append(raw.info.transaction_status)
+
+    sa.event.listen(db.engine, "checkin", look)
+    try:
+        NAMED.first({"name": "ada"})
+    finally:
+        sa.event.remove(db.engine, "checkin", look)
+
+    assert found == [TRANSACTION_STATUS_IDLE]
 
 
 @pytest.mark.only_on("postgresql")
@@ -103,6 +106,17 @@ def test_a_connection_that_lost_it_prepares_again(ready: None, words: str) -> No
 
     assert NAMED.first({"name": "ada"}).name == "ada"
     assert len(prepared()) == 1
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_connection_that_has_it_unnoted_prepares_again(ready: None) -> None:
+    NAMED.first({"name": "ada"})
+    with db_manager.connection() as connection:
+        raw: Any = connection.connection.dbapi_connection
+        raw.prepared.clear()
+
+    assert NAMED.first({"name": "ada"}).name == "ada"
+    assert NAMED.first({"name": "ada"}).name == "ada"
 
 
 @pytest.mark.only_on("postgresql")

@@ -88,9 +88,9 @@ def start(tmp_path) -> Iterator[Callable[..., Server]]:
     """Start servers, which end with the test."""
     servers: list[Server] = []
 
-    def start_server(*words: str, **environment: str) -> Server:
+    def start_server(*words: str, settings: str = SETTINGS, **environment: str) -> Server:
         (tmp_path / "wsgi.py").write_text(WSGI)
-        (tmp_path / "gunicorn.conf.py").write_text(SETTINGS)
+        (tmp_path / "gunicorn.conf.py").write_text(settings)
         servers.append(Server(tmp_path, *words, **environment))
         return servers[-1]
 
@@ -111,6 +111,10 @@ def test_gunicorn_serves_with_threads_on_the_configured_address(start):
     wait_for(lambda: len(server.find_workers()) == 2, server)
 
 
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="processors are chosen on Linux only")
+
+
+@on_linux
 @pytest.mark.slow
 def test_with_a_worker_for_each_processor_each_keeps_to_its_own(start):
     processors = len(os.sched_getaffinity(0))
@@ -127,6 +131,39 @@ def test_with_a_worker_for_each_processor_each_keeps_to_its_own(start):
     wait_for(lambda: len(find_pins()) == processors, server)
 
 
+@on_linux
+@pytest.mark.slow
+def test_more_and_fewer_workers_for_a_while_leave_them_even(start):
+    processors = len(os.sched_getaffinity(0))
+    server = start(WEB_CONCURRENCY=str(processors))
+    server.wait_until_ready()
+
+    def count() -> int:
+        return len(server.find_workers())
+
+    for signum, expected in ((signal.SIGTTIN, processors + 1), (signal.SIGTTOU, processors)):
+        server.process.send_signal(signum)
+        wait_for(lambda expected=expected: count() == expected, server)
+    server.process.send_signal(signal.SIGHUP)
+    wait_for(
+        lambda: (
+            count() == processors
+            and len({tuple(worker.cpu_affinity()) for worker in server.find_workers()})
+            == processors
+        ),
+        server,
+    )
+
+
+@pytest.mark.slow
+def test_a_project_may_have_hooks_of_its_own(start, tmp_path):
+    server = start(settings=SETTINGS + "def pre_fork(server, worker): pass\n")
+    server.wait_until_ready()
+
+    assert server.get("/health/live")[0] == 200
+
+
+@on_linux
 @pytest.mark.slow
 def test_fewer_workers_than_processors_go_where_there_is_room(start):
     server = start(WEB_CONCURRENCY="1")

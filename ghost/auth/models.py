@@ -46,6 +46,6 @@ class Throttle(db.Model):  # type: ignore[name-defined]
     expires_at: Mapped[datetime] = mapped_column(index=True)
 
 
-# One that was ended before goes with the account's next log-in, or here when its time is up.
+# One that was ended before goes when its account has too many, or here when its time is up.
 delete_when(Session, lambda now: Session.__table__.c.expires_at < now)
 delete_when(Throttle, lambda now: Throttle.__table__.c.expires_at < now)

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from ghost import tokens
 from ghost.auth import jobs, throttle
 from ghost.auth.models import Session
-from ghost.auth.sessions import Client, carry_over, is_live, open_session, session_count
+from ghost.auth.sessions import Client, carry_over, is_live, open_session
 from ghost.auth.throttle import Throttled
 from ghost.config import current_config
 from ghost.database import db, db_manager
@@ -33,7 +33,7 @@ from ghost.errors import (
 from ghost.fields import canonical_email
 from ghost.logging import logger
 from ghost.models import utcnow, uuid7
-from ghost.passwords import cost_of, hash_password, validate_password, verify_password
+from ghost.passwords import hash_password, is_outdated, validate_password, verify_password
 from ghost.prepared import PreparedRead
 from ghost.tokens import INVITATION, RESET_PASSWORD, VERIFY_EMAIL, MailedToken
 from ghost.users.jobs import send_verification
@@ -49,14 +49,14 @@ from ghost.users.services import (
 
 _users = User.__table__
 # Built once: building a statement costs more than running it.
-_ACCOUNT: sa.Select[*tuple[Any, ...]] = sa.select(
-    *user_columns(),
-    _users.c.password_hash,
-    _users.c.session_epoch,
-    session_count(_users.c.id).label("sessions"),
+_SECRET = (_users.c.password_hash, _users.c.session_epoch)
+_BY_ID = sa.select(_users.c.email, _users.c.username, _users.c.full_name, *_SECRET).where(
+    _users.c.id == sa.bindparam("user_id")
 )
-_BY_ID = _ACCOUNT.where(_users.c.id == sa.bindparam("user_id"))
-_NAMED = _ACCOUNT.where(_users.c.deleted_at.is_(None))
+_NAMED: sa.Select[*tuple[Any, ...]] = sa.select(*user_columns(), *_SECRET).where(
+    _users.c.deleted_at.is_(None)
+)
+_HIDDEN = {column.key for column in _SECRET}
 _BY_EMAIL = PreparedRead(_NAMED.where(_users.c.email == sa.bindparam("name")))
 _BY_USERNAME = PreparedRead(_NAMED.where(_users.c.username_key == sa.bindparam("name")))
 # Every condition of a log-in once more, where nothing can come in between. The version stays:
@@ -108,7 +108,7 @@ def register(
     user = add_user(
         email=email, username=username, full_name=full_name, password_hash=password_hash
     )
-    session = open_session(user.id, user.session_epoch, client, existing=0)
+    session = open_session(user.id, user.session_epoch, client)
     send_verification.enqueue(user.id)
     logger.bind(event="registered", user_id=str(user.id)).info("an account was registered")
     return user, session
@@ -121,7 +121,7 @@ def log_in(identifier: str, password: str, client: Client) -> tuple[dict[str, An
     the same answer.
 
     :param identifier: an e-mail address or a username.
-    :returns: the account, with what the API shows of it, and its new session.
+    :returns: what the API shows of the account, and its new session.
     :raises Unauthorized: this is no account with this password.
     :raises Throttled: too many failures on this account.
     :raises AccountDisabled: the password is right, but the account is disabled.
@@ -142,7 +142,10 @@ def log_in(identifier: str, password: str, client: Client) -> tuple[dict[str, An
         reason = EmailNotVerified if account.is_active else AccountDisabled
         _log_refusal(reason.code, account.id, client)
         raise reason
-    better_hash = _better_hash(password, account.password_hash)
+    better_hash = None
+    if is_outdated(account.password_hash):
+        _check_throttle(key, user_id, client)  # else the time of the answer tells more than it says
+        better_hash = hash_password(password)
 
     # Log-ins of one account take turns from here on.
     now = utcnow()
@@ -156,21 +159,24 @@ def log_in(identifier: str, password: str, client: Client) -> tuple[dict[str, An
     if not db.session.connection().execute(_LOG_IN, values).rowcount:
         # Of many guesses at once, no more than the limit may learn how they fared.
         _check_throttle(key, user_id, client)
-        raise Unauthorized(WRONG)  # while bcrypt worked: deleted, disabled, another password
+        # While bcrypt worked: deleted, disabled, another password.
+        _log_refusal("account_changed", account.id, client)
+        raise Unauthorized(WRONG)
     if better_hash:
         db.session.execute(
             sa.update(_users)
             .where(_users.c.id == account.id, _users.c.password_hash == account.password_hash)
             .values(password_hash=better_hash)
         )
-    session = open_session(account.id, account.session_epoch, client, existing=account.sessions)
+    session = open_session(account.id, account.session_epoch, client)
     logger.bind(
         event="login",
         user_id=str(account.id),
         session_id=str(session.id),
         ip_address=client.ip_address,
     ).info("logged in")
-    return {**account._asdict(), "last_login_at": now}, session
+    shown = {name: value for name, value in account._asdict().items() if name not in _HIDDEN}
+    return {**shown, "last_login_at": now}, session
 
 
 def _meant_by(identifier: str) -> tuple[str, PreparedRead]:
@@ -181,14 +187,6 @@ def _meant_by(identifier: str) -> tuple[str, PreparedRead]:
         return canonical_email(identifier), _BY_EMAIL
     except ValueError:  # nobody's; asked for all the same
         return identifier.casefold(), _BY_EMAIL
-
-
-def _better_hash(password: str, password_hash: str) -> str | None:
-    """Hash a password anew if its hash is cheaper than the configuration wants by now."""
-    cost = cost_of(password_hash)
-    if cost is not None and cost < current_config().auth.bcrypt_rounds:
-        return hash_password(password)
-    return None
 
 
 def _check_throttle(key: str, user_id: UUID | None, client: Client) -> None:

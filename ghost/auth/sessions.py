@@ -47,7 +47,15 @@ _DELETE_DEAD = sa.delete(_table).where(
     _table.c.user_id == sa.bindparam("owner"),
     sa.or_(_is_dead(_table), _table.c.id.in_(_BEYOND_LIMIT)),
 )
-_INSERT = sa.insert(_table)
+_others = _table.alias()
+# The count in the statement itself: log-ins of one account take turns, and what the one before
+# inserted is there by now.
+_INSERT = sa.insert(_table).returning(
+    sa.select(sa.func.count())
+    .select_from(_others)
+    .where(_others.c.user_id == sa.bindparam("owner"), _others.c.id != sa.bindparam("own"))
+    .scalar_subquery()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,29 +66,17 @@ class Client:
     user_agent: str | None
 
 
-def session_count(user_id: sa.ColumnElement[Any]) -> sa.ScalarSelect[int]:
-    """How many sessions an account has, the dead ones too: for `open_session`."""
-    count = sa.select(sa.func.count()).select_from(_table)
-    return count.where(_table.c.user_id == user_id).scalar_subquery()
+def open_session(user_id: UUID, epoch: int, client: Client) -> Session:
+    """Start a session, in a transaction that has the account's row.
 
-
-def open_session(user_id: UUID, epoch: int, client: Client, *, existing: int) -> Session:
-    """Start a session.
-
-    Once there are `auth.max_sessions`, the account's dead ones go, and the ones longest unused.
+    Beyond `auth.max_sessions` the account's dead ones go, and the ones longest unused.
 
     :param epoch: the account's, as it was when the password was checked: where a reset came in
         between, the session is dead from its birth.
-    :param existing: how many the account has, by `session_count`.
     :returns: a copy of the row.
     """
     now = utcnow()
     settings = current_config().auth
-    if existing >= settings.max_sessions:
-        kept = settings.max_sessions - 1
-        db.session.execute(
-            _DELETE_DEAD, {"owner": user_id, "now": now, "newer": epoch, "kept": kept}
-        )
     values = {
         "id": uuid7(),
         "user_id": user_id,
@@ -93,7 +89,11 @@ def open_session(user_id: UUID, epoch: int, client: Client, *, existing: int) ->
         "ip_address": client.ip_address,
         "user_agent": client.user_agent,
     }
-    db.session.connection().execute(_INSERT, values)
+    connection = db.session.connection()
+    others = connection.scalar(_INSERT, {**values, "owner": user_id, "own": values["id"]}) or 0
+    if others >= settings.max_sessions:
+        limits = {"owner": user_id, "now": now, "newer": epoch, "kept": settings.max_sessions}
+        connection.execute(_DELETE_DEAD, limits)
     return Session(**values)
 
 

@@ -42,6 +42,6 @@ def log_in(app: Flask, user: User) -> dict[str, Any]:
     """
     with app.app_context():
         epoch = db.session.scalars(sa.select(User.session_epoch).where(User.id == user.id)).one()
-        session = open_session(user.id, epoch, DEVICE, existing=0)
+        session = open_session(user.id, epoch, DEVICE)
         db.session.commit()
         return issue_pair(session)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from auth_steps import OTHER_PASSWORD, PASSWORD, Account, Api, at_once, meanwhile
 from flask import Flask
 
-from ghost import passwords
+from ghost import passwords, prepared
 from ghost.auth import services
 from ghost.database import db
 
@@ -215,6 +215,26 @@ def test_a_log_in_takes_few_statements(app: Flask, api: Api, ada: Account) -> No
 
     # Account and throttle before bcrypt, the log-in and its session after it.
     assert [word for word in sent if word != "BEGIN"] == ["SELECT", "SELECT", "UPDATE", "INSERT"]
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize("name", ["ada", "nobody", "ada@example.org", "nobody@example.org"])
+def test_the_same_is_read_in_the_same_way_whether_there_is_an_account_or_not(
+    api: Api, ada: Account, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    read: list[str] = []
+    execute = prepared._execute
+
+    def note(raw: Any, cursor: Any, plan: Any, sent: Any) -> None:
+        read.append(plan.prepare.partition("FROM ")[2].split()[0])
+        execute(raw, cursor, plan, sent)
+
+    monkeypatch.setattr(prepared, "_execute", note)
+
+    api.login(name, OTHER_PASSWORD, expect=401)
+
+    assert len(read) == 2
+    assert read[1] == "throttles"
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,17 @@ def test_a_log_in_beyond_the_limit_ends_the_session_that_was_unused_longest(
     assert [api.is_logged_in(token) for token in tokens] == [True, False, True, True]
 
 
+def test_of_many_log_ins_at_once_no_more_sessions_live_than_may(
+    make_app: Callable[..., Flask], ada: Account
+) -> None:
+    api = Api(make_app({"auth": {"max_sessions": 1}}))
+
+    tokens = at_once(6, lambda _: opened(api, ada)["access_token"])
+
+    assert [api.is_logged_in(token) for token in tokens].count(True) == 1
+    assert not api.is_logged_in(ada.access_token)
+
+
 def test_sessions_that_are_over_do_not_count_for_the_limit(
     make_app: Callable[..., Flask], ada: Account
 ) -> None:

@@ -18,6 +18,7 @@ from ghost.auth.models import Throttle
 from ghost.mail import Message
 
 LIMIT = 10
+CHEAP_HASH = bcrypt.hashpw(passwords._prehash(PASSWORD), bcrypt.gensalt(4)).decode()
 
 
 def fail(api: Api, name: str, times: int = LIMIT) -> None:
@@ -138,10 +139,24 @@ def test_of_forty_guesses_at_once_no_more_than_ten_learn_that_they_were_wrong(
     assert run_sql(sa.select(Throttle.count))[0][0] >= LIMIT
 
 
+@pytest.mark.parametrize(
+    "change",
+    [None, "is_active = (1 = 0)", f"password_hash = '{CHEAP_HASH}'"],
+    ids=["usual", "disabled", "with a cheaper hash"],
+)
 def test_a_right_guess_that_is_checked_while_the_limit_is_reached_learns_nothing(
-    api: Api, ada: Account, app: Flask, monkeypatch: pytest.MonkeyPatch
+    make_app: Callable[[Mapping[str, Any]], Flask],
+    ada: Account,
+    run_sql: Callable[..., list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    change: str | None,
 ) -> None:
     """Ten failures come in while bcrypt works on the right password."""
+    api = Api(make_app({"auth": {"bcrypt_rounds": 5}}))
+    if change:
+        run_sql(f"UPDATE users SET {change}")
+    hashed: list[str] = []
+    monkeypatch.setattr(services, "hash_password", lambda password: hashed.append(password))
     verify = services.verify_password
 
     def slowly(password: str, stored: str | None) -> bool:
@@ -154,6 +169,8 @@ def test_a_right_guess_that_is_checked_while_the_limit_is_reached_learns_nothing
     monkeypatch.setattr(services, "verify_password", slowly)
 
     api.login("ada", PASSWORD, expect=429)
+
+    assert hashed == []
 
 
 def test_a_completed_reset_lets_the_owner_in_again(
