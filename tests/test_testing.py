@@ -28,6 +28,7 @@ from ghost.testing.databases import TestDatabase
 from ghost.testing.factories import UserFactory
 from ghost.testing.servers import PostgreSQL, Redis
 from ghost.testing.smtp import SMTPServer
+from ghost.users.jobs import send_verification
 from ghost.users.models import User
 
 pytestmark = pytest.mark.integration
@@ -246,6 +247,28 @@ def test_a_job_that_fails_fails_the_test(session: Any, jobs: Jobs) -> None:
 
     with pytest.raises(AssertionError, match=r"tests\.break_down failed: .*on purpose"):
         jobs.run_all()
+
+
+class TestRealWorker:
+    @pytest.fixture
+    def app_config(self, redis_server: Redis) -> Mapping[str, Any]:
+        return {"redis": {"url": redis_server.url}}
+
+    @pytest.mark.slow
+    def test_a_real_worker_runs_what_waits(
+        self, session: Any, make_user: UserFactory, jobs: Jobs
+    ) -> None:
+        send_verification.enqueue(make_user(is_verified=False).id)
+        session.commit()
+
+        jobs.work()
+
+        assert jobs.names() == []
+
+
+def test_without_a_redis_the_real_worker_says_so(session: Any, jobs: Jobs) -> None:
+    with pytest.raises(AssertionError, match="REDIS_URL"):
+        jobs.work()
 
 
 def test_a_job_may_fail_when_that_is_what_is_tested(session: Any, jobs: Jobs) -> None:

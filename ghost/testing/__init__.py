@@ -242,11 +242,11 @@ def make_user(app: Flask) -> UserFactory:
 
 
 @pytest.fixture
-def jobs(app: Flask) -> Jobs:
-    """Jobs that wait: `jobs.names()`, and `jobs.run_all()` as a worker would."""
+def jobs(app: Flask, app_environ: dict[str, str]) -> Jobs:
+    """Jobs that wait: `jobs.names()`, `jobs.run_all()` as a worker would, `jobs.work()` by one."""
     from ghost.testing.background import Jobs
 
-    return Jobs(app)
+    return Jobs(app, app_environ)
 
 
 @pytest.fixture

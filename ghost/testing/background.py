@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 
 import sqlalchemy as sa
 from flask import Flask
@@ -15,10 +17,14 @@ from ghost.mail import Message
 
 
 class Jobs:
-    """The ledger's jobs, run in this process instead of a worker."""
+    """The ledger's jobs, run in this process, or by a real worker.
 
-    def __init__(self, app: Flask) -> None:
+    :param environ: of the worker's process.
+    """
+
+    def __init__(self, app: Flask, environ: Mapping[str, str]) -> None:
         self._app = app
+        self._environ = environ
 
     def names(self) -> list[str]:
         """Names of the jobs that wait, in the order they were enqueued; only committed ones."""
@@ -39,6 +45,23 @@ class Jobs:
         if failed and not may_fail:
             raise AssertionError(f"{', '.join(failed)} failed: {'; '.join(self._errors())}")
         return done
+
+    def work(self, *, timeout: float = 60) -> None:
+        """Have a real worker, in a process of its own, run what waits until nothing is left.
+
+        The application needs a Redis: `{"redis": {"url": redis_server.url}}` in `app_config`.
+
+        :param timeout: seconds until the worker is given up.
+        :raises AssertionError: the worker did not end well; with what it said.
+        """
+        done = subprocess.run(
+            [sys.executable, "-m", "flask", "worker", "--burst"],
+            env=dict(self._environ), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=timeout,
+        )  # fmt: skip
+        if done.returncode:
+            said = f"{done.stdout}{done.stderr}"
+            raise AssertionError(f"the worker ended with {done.returncode}:\n{said}")
 
     def _errors(self) -> list[str]:
         statement = sa.select(jobs.c.error).where(jobs.c.error.is_not(None)).order_by(jobs.c.id)

@@ -148,7 +148,7 @@ def test_the_link_works_before_the_mail_leaves_and_no_transaction_waits_for_the_
     server = threading.Thread(target=look)
     server.start()
 
-    outcomes = Jobs(app).run_all(may_fail=True)
+    outcomes = Jobs(app, {}).run_all(may_fail=True)
 
     server.join(10)
     listener.close()
