@@ -34,7 +34,7 @@ from ghost.docs.views import bp as docs_bp
 from ghost.extensions import State, jwt, mail
 from ghost.health.views import bp as health_bp
 from ghost.jobs import registry
-from ghost.jobs.cli import jobs_group
+from ghost.jobs.job_cli import jobs_group
 from ghost.jobs.views import bp as jobs_bp
 from ghost.secrets import derived_key
 from ghost.users.cli import users_group

@@ -85,3 +85,28 @@ class QueueSchema(Schema):
     running = Integer(required=True)
     workers = Integer(required=True, allow_none=True)
     paused = Boolean(required=True)
+
+
+class ScheduleSchema(Schema):
+    """A job on the clock."""
+
+    name = fields.String(required=True)
+    job = fields.String(required=True)
+    args = fields.Dict(required=True)
+    timing = fields.String(
+        required=True, metadata={"description": "`cron 0 3 * * *`, or `every 300` in seconds."}
+    )
+    timezone = fields.String(required=True)
+    missed = fields.String(required=True, validate=validate.OneOf(["once", "skip"]))
+    source = fields.String(required=True, validate=validate.OneOf(["code", "config"]))
+    enabled = Boolean(required=True)
+    last_due_at = DateTime(required=True, allow_none=True)
+    next_due_at = DateTime(
+        required=True, allow_none=True, metadata={"description": "Null while it is disabled."}
+    )
+
+
+class ScheduleChange(Schema):
+    """What an operator changes of a schedule."""
+
+    enabled = Boolean(required=True)
