@@ -34,6 +34,7 @@ from ghost.docs.views import bp as docs_bp
 from ghost.extensions import State, jwt, mail
 from ghost.health.views import bp as health_bp
 from ghost.jobs import registry
+from ghost.jobs.cli import schedules_group
 from ghost.secrets import derived_key
 from ghost.users.cli import users_group
 from ghost.users.views import bp as users_bp
@@ -115,6 +116,7 @@ def create_app(
     revisions.init_app(app)
     registry.init_app(app)
     app.cli.add_command(users_group)
+    app.cli.add_command(schedules_group)
 
     app.extensions["ghost"].limiter = ratelimit.init_app(app, settings)
     idempotency.init_app(app, settings)
