@@ -197,7 +197,7 @@ class GhostScheduler(Scheduler):
 def scheduler_command() -> None:
     """Enqueue the jobs that are on the clock, until stopped: SIGTERM or Ctrl-C."""
     config = current_config()
-    ghost.logging.configure_rq(config)
+    ghost.logging.configure(config, component="scheduler")
     if config.redis.url is None:
         raise click.ClickException(
             "Jobs are carried by Redis: set REDIS_URL (redis://host:6379/0), or redis.url in"
