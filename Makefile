@@ -14,7 +14,7 @@ help: ## Show this list
 
 setup: $(INSTALLED) ## Make .venv and install what requirements.lock names
 
-run: $(INSTALLED) ## Run the API, the worker and what they need; Ctrl-C stops it all
+run: $(INSTALLED) ## Run the API, the worker, the scheduler and what they need; Ctrl-C stops it all
 	@exec $(PYTHON) -m flask dev
 
 test: $(INSTALLED) ## Run the tests on SQLite, and on PostgreSQL where it is installed

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from ghost.errors import ValidationFailed as ValidationFailed
     from ghost.jobs import Permanent as Permanent
     from ghost.jobs import RetryLater as RetryLater
+    from ghost.jobs import cron as cron
     from ghost.jobs import current_job as current_job
+    from ghost.jobs import every as every
     from ghost.jobs import job as job
     from ghost.jobs import job_failed as job_failed
     from ghost.models import AuditMixin as AuditMixin
@@ -69,7 +71,9 @@ _PUBLIC = {
         "BadRequest", "Conflict", "Forbidden", "GhostError", "NotFound", "PreconditionFailed",
         "ServiceUnavailable", "Unauthorized", "ValidationFailed",
     ),
-    "ghost.jobs": ("Permanent", "RetryLater", "current_job", "job", "job_failed"),
+    "ghost.jobs": (
+        "Permanent", "RetryLater", "cron", "current_job", "every", "job", "job_failed",
+    ),
     "ghost.models": (
         "AuditMixin", "Model", "Repository", "SoftDeleteMixin", "TimestampMixin", "VersionMixin",
         "utcnow", "uuid7",

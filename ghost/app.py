@@ -35,6 +35,8 @@ from ghost.extensions import State, jwt, mail
 from ghost.health.views import bp as health_bp
 from ghost.jobs import registry
 from ghost.jobs.job_cli import jobs_group
+from ghost.jobs.schedule_cli import schedules_group
+from ghost.jobs.schedule_views import bp as schedules_bp
 from ghost.jobs.views import bp as jobs_bp
 from ghost.secrets import derived_key
 from ghost.users.cli import users_group
@@ -52,6 +54,9 @@ PERMISSIONS = {
     "jobs:read": "See all jobs",
     "jobs:write": "Start, cancel and retry jobs",
 }
+OWN_BLUEPRINTS = (
+    health_bp, docs_bp, auth_bp, users_bp, roles_bp, jobs_bp, schedules_bp, pages_bp,
+)  # fmt: skip
 EXPOSED_HEADERS = (
     "ETag", "Idempotent-Replayed", "Location", "Retry-After", "X-RateLimit-Limit",
     "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-Request-ID",
@@ -110,7 +115,7 @@ def create_app(
 
     for name in (*settings.models, *settings.jobs.modules):
         _imported(name)
-    for blueprint in (health_bp, docs_bp, auth_bp, users_bp, roles_bp, jobs_bp, pages_bp):
+    for blueprint in OWN_BLUEPRINTS:
         api.register(app, documented, blueprint)
     for blueprint in (*blueprints, *(_named(name) for name in settings.blueprints)):
         api.register(app, documented, blueprint)
@@ -118,6 +123,7 @@ def create_app(
     registry.init_app(app)
     app.cli.add_command(users_group)
     app.cli.add_command(jobs_group)
+    app.cli.add_command(schedules_group)
 
     app.extensions["ghost"].limiter = ratelimit.init_app(app, settings)
     idempotency.init_app(app, settings)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ghost import config_values as kinds
+from ghost.config_schedules import ScheduleSetting
 from ghost.config_values import Kind
 
 DAY = 86400
@@ -282,6 +283,21 @@ class JobsSection(Section):
         2.0,
         kinds.Number(0.05, 3600, "seconds"),
         "How often workers look for jobs that were not handed over, in seconds.",
+    )
+    max_wait: float = key(
+        300.0,
+        kinds.Number(1, 30 * DAY, "seconds"),
+        "Wait of a queue's oldest job from which on its health is `degraded`, in seconds.",
+    )
+    schedules: dict[str, ScheduleSetting] = key(
+        {},
+        kinds.Table(
+            kinds.ScheduleEntry(),
+            name=kinds.DOTTED_WORD,
+            names="names like nightly or orders.close_stale",
+        ),
+        "Jobs on the clock by name: `job`, `cron` or `every` (seconds), `timezone`, `missed`, "
+        "`args`.",
     )
 
 

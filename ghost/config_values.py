@@ -18,9 +18,11 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from ghost.config_mail import read_smtp_url
+from ghost.config_schedules import ScheduleMistake, ScheduleSetting, read_schedule
 
 WORD = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62}[A-Za-z0-9])?")
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
+DOTTED_WORD = re.compile(r"[A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*)*", re.ASCII)
 DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*(?::[A-Za-z_]\w*)?", re.ASCII)
 _URL_PASSWORD = re.compile(r"^([A-Za-z0-9+.-]+://[^:/@?]*):.*@", re.DOTALL)
 _QUERY_PASSWORD = re.compile(r"(?i)([?&][^=&]*(?:pass|secret|token|key)[^=&]*=)[^&#]*")
@@ -299,9 +301,18 @@ class Items(Kind):
 class Table(Kind):
     """A mapping from names to values of one kind."""
 
-    def __init__(self, kind: Kind, *, most: int = 100) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        *,
+        most: int = 100,
+        name: re.Pattern[str] = WORD,
+        names: str = "names made of letters, digits, - and _ (in quotes)",
+    ) -> None:
         self.kind = kind
         self.most = most
+        self.name = name
+        self.names = names
         self.hidden = kind.hidden
 
     def check(self, value: object, root: Path) -> dict[str, Any]:
@@ -309,8 +320,8 @@ class Table(Kind):
             raise Mismatch(f"a mapping of at most {self.most} names")
         checked = {}
         for name, item in value.items():
-            if not isinstance(name, str) or not WORD.fullmatch(name):
-                raise Mismatch("names made of letters, digits, - and _ (in quotes)")
+            if not isinstance(name, str) or len(name) > 200 or not self.name.fullmatch(name):
+                raise Mismatch(self.names)
             try:
                 checked[name] = self.kind.check(item, root)
             except Mismatch as mismatch:
@@ -320,6 +331,21 @@ class Table(Kind):
 
     def mask(self, value: Any) -> object:
         return {name: self.kind.mask(item) for name, item in value.items()}
+
+
+class ScheduleEntry(Kind):
+    """A job on the clock; shown without its arguments' values."""
+
+    def check(self, value: object, root: Path) -> ScheduleSetting:
+        if isinstance(value, ScheduleSetting):  # of a configuration that was read before
+            return value
+        try:
+            return read_schedule(value)
+        except ScheduleMistake as mistake:
+            raise Mismatch(str(mistake), describe(mistake.got, hidden=False)) from None
+
+    def mask(self, value: Any) -> object:
+        return f"{value.job} {value.timing} {value.timezone}, missed: {value.missed}"
 
 
 class Folder(Text):

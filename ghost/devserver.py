@@ -25,10 +25,10 @@ from ghost.supervisor import STOP_GRACE_SECONDS, GroupError, Plan, reachable
 
 @click.command("dev")
 def dev_command() -> None:
-    """Run the API, the worker and what they need (development only).
+    """Run the API, the worker, the scheduler and what they need (development only).
 
-    Migrates the database, starts a Redis-protocol server when none is configured, reloads the API
-    and the worker when code or configuration changes, and stops all of it on Ctrl-C.
+    Migrates the database, starts a Redis-protocol server when none is configured, reloads API,
+    worker and scheduler when code or configuration changes, and stops all of it on Ctrl-C.
     """
     raise SystemExit(run_front(make_plan(Config.load())))
 
@@ -41,7 +41,7 @@ def make_plan(config: Config) -> Plan:
     if not config.is_development:
         raise GroupError(
             f"flask dev is for development, and GHOST_ENV is {config.env}."
-            " In production run gunicorn and flask worker: see docs/deployment.md."
+            " In production run gunicorn, flask worker and flask scheduler: see docs/deployment.md."
         )
     server = find_server(config.instance) if config.redis.url is None else None
     return Plan(

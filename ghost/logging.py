@@ -46,7 +46,7 @@ __all__ = [
     "user_id_var",
 ]
 
-Component = Literal["web", "worker", "cli"]
+Component = Literal["web", "worker", "scheduler", "cli"]
 
 
 class _Bridge(logging.Handler):

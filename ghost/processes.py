@@ -111,6 +111,7 @@ class Output:
         "migrate": "yellow",
         "api": "cyan",
         "worker": "green",
+        "scheduler": "blue",
         "dev": "bright_black",
     }
 
@@ -121,7 +122,7 @@ class Output:
 
     def line(self, name: str, text: str) -> None:
         """Write one line."""
-        label = f"{name:<7} |"
+        label = f"{name:<9} |"
         if self._is_terminal:
             label = click.style(label, fg=self.COLOURS.get(name))
         # A reader that is gone must not stop anybody.

@@ -33,7 +33,7 @@ from ghost.embedded import EmbeddedServer, Program
 from ghost.processes import Output, Part, end_session, judge_death
 
 RESTART_PAUSE_SECONDS = 0.5
-# A worker that has lived this long has started well; the API has when it answers.
+# A worker or scheduler that has lived this long has started well; the API has when it answers.
 SETTLED_SECONDS = 5.0
 # From SIGTERM to the next, harder signal.
 STOP_GRACE_SECONDS = 4.0
@@ -124,6 +124,7 @@ class Supervisor:
         self._redis: Part | None = None
         self._api: Part | None = None
         self._worker: Part | None = None
+        self._scheduler: Part | None = None
         self._is_announced = False
 
     def run(self) -> int:
@@ -192,7 +193,8 @@ class Supervisor:
             self._listener,
         )
         self._worker = self._part("worker", [python, "-m", "flask", "worker"], environment)
-        for part in (self._api, self._worker):
+        self._scheduler = self._part("scheduler", [python, "-m", "flask", "scheduler"], environment)
+        for part in (self._api, self._worker, self._scheduler):
             self._launch(part)
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -338,9 +340,14 @@ class Supervisor:
             self.output.plain(self.plan.announcement)
 
     def _parts(self) -> Iterator[Part]:
-        for part in (self._redis, self._api, self._worker):
+        for part in (self._redis, self._api, self._worker, self._scheduler):
             if part is not None:
                 yield part
+
+    def _application_parts(self) -> list[Part]:
+        """The parts that run the application's code, in the order in which they are stopped."""
+        parts = (self._scheduler, self._worker, self._api)
+        return [part for part in parts if part is not None]
 
     def _look_after(self, part: Part, now: float) -> None:
         if part.is_waiting:
@@ -443,7 +450,7 @@ class Supervisor:
         self.output.line("dev", f"Reloading: {shown} changed.")
         if any(path.name in CONFIG_FILES for path in changes):
             self.output.line("dev", "A new host, port or redis.url needs a new start.")
-        parts = [part for part in (self._worker, self._api) if part is not None]
+        parts = self._application_parts()
         self._stop_parts(parts)
         for part in reversed(parts):
             part.deaths.clear()
@@ -453,7 +460,7 @@ class Supervisor:
     # Stopping
 
     def _stop(self) -> None:
-        self._stop_parts([part for part in (self._worker, self._api) if part is not None])
+        self._stop_parts(self._application_parts())
         if self._redis is not None:  # the others still needed it
             self._stop_parts([self._redis])
         # A job's own processes, and jobs whose worker had to be killed. Started by hand instead of

@@ -21,11 +21,11 @@ FLOORS = {
     "rooms": {"auth", "docs", "health", "mail", "users"},
     "machinery": {"jobs"},
     "foundation": {
-        "access", "affinity", "api", "config", "config_mail", "config_sections", "config_sources",
-        "config_values", "database", "errors", "extensions", "fields", "http", "idempotency",
-        "lists", "log_records", "log_sinks", "logging", "models", "network", "openapi",
-        "passwords", "prepared", "ratelimit", "redaction", "responses", "retention", "revisions",
-        "schemas", "secrets", "signals", "tokens",
+        "access", "affinity", "api", "config", "config_mail", "config_schedules", "config_sections",
+        "config_sources", "config_values", "database", "errors", "extensions", "fields", "http",
+        "idempotency", "lists", "log_records", "log_sinks", "logging", "models", "network",
+        "openapi", "passwords", "prepared", "ratelimit", "redaction", "responses", "retention",
+        "revisions", "schemas", "secrets", "signals", "timing", "tokens",
     },
 }  # fmt: skip
 HEIGHT = {name: height for height, floor in enumerate(reversed(FLOORS)) for name in FLOORS[floor]}

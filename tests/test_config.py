@@ -17,6 +17,7 @@ from flask import Flask
 
 from ghost import config as config_module
 from ghost.config import Config, ConfigError, current_config, get_config, set_config
+from ghost.config_schedules import ScheduleSetting
 from ghost.config_sections import LISTS, SECTIONS, settings
 from ghost.config_sources import SHORT_NAMES
 
@@ -602,6 +603,25 @@ VALUES = {
     "mail.templates": ["missing", "", 5, "x" * 5000],
     "jobs.queues": [[], "high", ["a b"], ["a:b"], ["a", "a"], [None], ["x" * 65]],
     "jobs.modules": [["a b"], ["../x"], ["a."], ["1a"], ["a:b:c"], ["a;import os"]],
+    "jobs.max_wait": [0, "300", 10**9],
+    "jobs.schedules": [
+        [], "x", {"a b": {"job": "x", "every": 5}}, {5: {"job": "x", "every": 5}},
+        *(
+            {"nightly": entry}
+            for entry in (
+                None, [], "x", {}, {"job": "x"}, {"every": 5}, {"job": 5, "every": 5},
+                {"job": "x", "cron": "0 3 * *"}, {"job": "x", "cron": 5}, {"job": "x", "every": 0},
+                {"job": "x", "every": "5"}, {"job": "x", "every": True}, {"job": "x", "every": 1.5},
+                {"job": "x", "every": 10**400}, {"job": "x", "every": 5, "cron": "0 3 * * *"},
+                {"job": "x", "every": 5, "timezone": "Mars/Base"},
+                {"job": "x", "every": 5, "timezone": None}, {"job": "x", "every": 5, "missed": []},
+                {"job": "x", "every": 5, "args": []}, {"job": "x", "every": 5, "args": {1: 2}},
+                {"job": "x", "every": 5, "args": {"a": {1}}},
+                {"job": "x", "every": 5, "args": {"a": "x" * 70_000}},
+                {"jbo": "x", "every": 5},
+            )
+        ),
+    ],
     "logging.level": ["LOUD", "", 10, "off"],
     "logging.format": ["xml", True],
     "logging.dir": ["", 5, "/dev/null", "a\x00b"],
@@ -665,6 +685,41 @@ def test_the_environment_gives_a_list_as_json_or_with_commas(load, text):
 )
 def test_a_secret_stays_the_text_it_is(load, text, value):
     assert load(env={"GHOST_APP__SECRET_KEY": text}).app.secret_key == value
+
+
+# Schedules
+
+
+def test_a_schedule_says_what_runs_and_when(load):
+    config = load(
+        config_yaml="""
+        jobs:
+          schedules:
+            orders.close_stale:
+              job: orders.close_stale
+              cron: "0 3 * * *"
+              timezone: Europe/Berlin
+              missed: skip
+              args: {days: 30}
+            beat: {job: shop.beat, every: 300}
+        """
+    )
+
+    assert config.jobs.schedules == {
+        "orders.close_stale": ScheduleSetting(
+            "orders.close_stale", "cron 0 3 * * *", "Europe/Berlin", "skip", {"days": 30}
+        ),
+        "beat": ScheduleSetting("shop.beat", "every 300", "UTC", "once", {}),
+    }
+
+
+def test_a_mistake_in_a_schedule_names_the_schedule_and_what_was_expected(mistakes):
+    [line] = mistakes({"jobs": {"schedules": {"nightly": {"job": "shop.beat", "cron": "3 h"}}}})
+
+    assert line == (
+        "jobs.schedules (program): expected nightly to be a schedule whose cron is five fields"
+        " (minute, hour, day, month, weekday) like 0 3 * * *, due at some time, got the text '3 h'"
+    )
 
 
 # Keys for signing

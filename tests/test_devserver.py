@@ -156,7 +156,7 @@ def test_a_second_start_in_the_same_folder_names_the_first(group):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("word", ["gunicorn", "flask worker", "redis.sock"])
+@pytest.mark.parametrize("word", ["gunicorn", "flask worker", "flask scheduler", "redis.sock"])
 def test_a_killed_part_is_started_again(group, word):
     part = group.find_part(word)
 
@@ -173,6 +173,7 @@ def test_broken_code_waits_for_its_mending(group):
     wsgi.write_text(WSGI + "def broken(:\n")
     group.wait_for_line("api ended with exit code")
     group.wait_for_line("worker ended with exit code")
+    group.wait_for_line("scheduler ended with exit code")
     status_while_broken = group.get("/health/live")
     wsgi.write_text(WSGI)
 
@@ -180,6 +181,7 @@ def test_broken_code_waits_for_its_mending(group):
     assert "SyntaxError" in group.output
     wait_for(lambda: group.get("/health/live") == 200 or None, group)
     assert group.find_part("flask worker").is_running()
+    assert group.find_part("flask scheduler").is_running()
 
 
 @pytest.mark.slow
@@ -205,7 +207,7 @@ def test_stopping_it_leaves_no_process(start, number):
 
     assert group.front.wait(30) == 0
     assert [process for process in family if process.is_running()] == []
-    assert len(family) >= 4
+    assert len(family) >= 5
 
 
 @pytest.mark.slow
@@ -219,7 +221,7 @@ def test_killing_either_process_behind_it_leaves_none(start, victim):
 
     gone, alive = psutil.wait_procs(family, timeout=20)
     assert alive == []
-    assert len(gone) >= 4
+    assert len(gone) >= 5
     assert group.front.wait(10) in (-signal.SIGKILL, 1)
 
 

@@ -20,6 +20,9 @@ from schemathesis import checks
 from werkzeug.test import TestResponse
 
 from ghost import job
+from ghost.jobs import clock
+from ghost.jobs.schedules import Declaration
+from ghost.models import utcnow
 from ghost.testing.background import Jobs, Mailbox
 from ghost.testing.clients import Client, log_in
 from ghost.testing.factories import UserFactory
@@ -277,6 +280,17 @@ def _start_job(world: World) -> TestResponse:
     return world.boss().post(JOBS, json={"name": "openapi.sample", "args": {"number": 7}})
 
 
+def _a_schedule(world: World) -> str:
+    """Take a schedule up, as a scheduler does; gives its name."""
+    declared = Declaration(
+        "sample", job="openapi.sample", timing="every 60", timezone="UTC", missed="once",
+        args={}, source="code",
+    )  # fmt: skip
+    with world.app.app_context():
+        clock.reconcile({"sample": declared}, utcnow())
+    return "sample"
+
+
 HAPPY: dict[str, Callable[[World], TestResponse]] = {
     "health.live": lambda world: world.client().get("/health/live"),
     "health.ready": lambda world: world.client().get("/health/ready"),
@@ -322,6 +336,16 @@ HAPPY: dict[str, Callable[[World], TestResponse]] = {
     "jobs.list_queues": lambda world: world.boss().get(f"{JOBS}/queues"),
     "jobs.pause_queue": lambda world: world.boss().post(f"{JOBS}/queues/low/pause"),
     "jobs.resume_queue": lambda world: world.boss().post(f"{JOBS}/queues/low/resume"),
+    "schedules.list_schedules": lambda world: (
+        _a_schedule(world),
+        world.boss().get(f"{JOBS}/schedules"),
+    )[1],
+    "schedules.run_schedule": lambda world: world.boss().post(
+        f"{JOBS}/schedules/{_a_schedule(world)}/run"
+    ),
+    "schedules.update_schedule": lambda world: world.boss().patch(
+        f"{JOBS}/schedules/{_a_schedule(world)}", json={"enabled": False}
+    ),
     "roles.list_roles": lambda world: world.boss().get(ROLES),
     "roles.create_role": lambda world: world.boss().post(
         ROLES, json={"name": "EDITOR", "permissions": ["users:read"]}

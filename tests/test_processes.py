@@ -111,7 +111,7 @@ def test_each_line_of_a_part_follows_its_name():
     part.process.wait()
     part.finish_output()
 
-    assert stream.getvalue() == "part    | one\npart    | two\npart    | three \ufffd\n"
+    assert stream.getvalue() == "part      | one\npart      | two\npart      | three \ufffd\n"
     assert part.describe_end() == "ended with exit code 3"
 
 

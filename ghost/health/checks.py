@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Literal, NamedTuple
 
 import redis
@@ -20,8 +21,11 @@ from sqlalchemy.pool import NullPool
 
 from ghost.config import Config
 from ghost.database import db, guard, reading
-from ghost.jobs.models import Job
+from ghost.jobs.ledger import is_waiting
+from ghost.jobs.models import SCHEDULER_LEASES, Job, Lease, PausedQueue, Schedule
+from ghost.jobs.schedules import is_any_declared
 from ghost.jobs.transport import WORKERS_KEY
+from ghost.models import utcnow
 from ghost.revisions import schema_state
 
 Status = Literal["ok", "degraded", "down"]
@@ -79,6 +83,7 @@ class Checks:
             "schema": self._check_schema,
             "redis": self._check_redis,
             "workers": self._check_workers,
+            "schedulers": self._check_schedulers,
             "mail": self._check_mail,
         }
 
@@ -200,6 +205,44 @@ class Checks:
         if left:
             message = f"no worker serves {', '.join(left)}"
             return Finding("degraded", message, details)
+        if waits := self._long_waits():
+            told = ", ".join(f"{queue} ({seconds:.0f} s)" for queue, seconds in waits.items())
+            return Finding("degraded", f"jobs wait too long in {told}", details)
+        return Finding("ok", None, details)
+
+    def _long_waits(self) -> dict[str, float]:
+        """Return the queues whose oldest waiting job is too old, each with its age in seconds.
+
+        Queues that somebody has paused are meant to wait.
+        """
+        now = utcnow()
+        before = now - timedelta(seconds=self._config.jobs.max_wait)
+        statement = (
+            sa.select(Job.queue, sa.func.min(Job.run_at))
+            .where(
+                Job.finished_at.is_(None), Job.lease_until.is_(None), is_waiting,
+                Job.run_at < before, Job.queue.not_in(sa.select(PausedQueue.name)),
+            )
+            .group_by(Job.queue)
+            .order_by(Job.queue)
+        )  # fmt: skip
+        with reading(self._probe_engine()).connect() as connection:
+            rows = connection.execute(statement).all()
+        return {queue: (now - oldest).total_seconds() for queue, oldest in rows}
+
+    def _check_schedulers(self) -> Finding:
+        """Look for the schedulers whose leases have not ended, where there is any schedule."""
+        alive = sa.select(sa.func.count()).where(
+            Lease.name.startswith(SCHEDULER_LEASES, autoescape=True), Lease.until > utcnow()
+        )
+        with reading(self._probe_engine()).connect() as connection:
+            count = connection.scalar(alive)
+            is_needed = is_any_declared(self._config.jobs.schedules) or connection.scalar(
+                sa.select(sa.exists().where(Schedule.enabled))
+            )
+        details = {"count": count}
+        if is_needed and not count:
+            return Finding("degraded", "no scheduler is running", details)
         return Finding("ok", None, details)
 
     def _check_mail(self) -> Finding:

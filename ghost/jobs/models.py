@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from ghost.database import Base, UTCDateTime
 from ghost.models import Model, TimestampMixin
+from ghost.retention import delete_when
 
 SCHEDULED, QUEUED, STARTED, RETRYING = "scheduled", "queued", "started", "retrying"
 FINISHED, FAILED, CANCELED = "finished", "failed", "canceled"
@@ -148,3 +149,13 @@ class ScheduleRun(Base):
     schedule: Mapped[str] = mapped_column(sa.String(200), primary_key=True)
     due_at: Mapped[datetime] = mapped_column(UTCDateTime, primary_key=True, index=True)
     job_id: Mapped[UUID]
+
+
+RUNS_KEPT = timedelta(days=30)
+LEASES_KEPT = timedelta(hours=1)
+# How the names of the leases begin by which schedulers give signs of life.
+SCHEDULER_LEASES = "scheduler."
+
+delete_when(ScheduleRun, lambda now: ScheduleRun.__table__.c.due_at < now - RUNS_KEPT)
+# Of a process that was killed: nobody else gives its lease back.
+delete_when(Lease, lambda now: Lease.__table__.c.until < now - LEASES_KEPT)

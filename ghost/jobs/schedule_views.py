@@ -1,4 +1,4 @@
-"""Schedules, over HTTP: on the blueprint of the jobs."""
+"""Schedules, over HTTP."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from flask import url_for
 
 from ghost.access import permissions_required
-from ghost.api import APIResponse
+from ghost.api import APIResponse, Blueprint
 from ghost.database import db
 from ghost.errors import Conflict, NotFound
 from ghost.jobs import control
@@ -15,10 +15,13 @@ from ghost.jobs import schedule_services as services
 from ghost.jobs.registry import UnknownJob
 from ghost.jobs.schedule_services import ScheduleState
 from ghost.jobs.schemas import ScheduleChange, ScheduleSchema, StartedJob
-from ghost.jobs.views import bp
+
+bp = Blueprint(
+    "schedules", __name__, url_prefix="/jobs/schedules", description="Jobs on the clock."
+)
 
 
-@bp.get("/schedules")
+@bp.get("/")
 @permissions_required("jobs:read")
 @bp.response(200, ScheduleSchema(many=True))
 def list_schedules() -> list[ScheduleState]:
@@ -26,7 +29,7 @@ def list_schedules() -> list[ScheduleState]:
     return services.list_schedules()
 
 
-@bp.post("/schedules/<name>/run")
+@bp.post("/<name>/run")
 @permissions_required("jobs:write")
 @bp.errors(NotFound, Conflict)
 @bp.response(202, StartedJob)
@@ -44,7 +47,7 @@ def run_schedule(name: str) -> APIResponse:
     return APIResponse(control.get_job(job_id), headers=headers)
 
 
-@bp.patch("/schedules/<name>")
+@bp.patch("/<name>")
 @permissions_required("jobs:write")
 @bp.errors(NotFound)
 @bp.arguments(ScheduleChange)

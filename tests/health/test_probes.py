@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from rq import Worker
 
 from ghost.database import db
 from ghost.health.views import is_from_loopback
+from ghost.jobs.models import SCHEDULER_LEASES, Job, Lease, PausedQueue, Schedule
+from ghost.models import utcnow
 from ghost.testing.servers import PostgreSQL, Redis
 
 Make = Callable[[Mapping[str, Any]], Flask]
@@ -89,7 +92,9 @@ def test_health_tells_version_uptime_and_every_check(client: FlaskClient, worker
     assert data["status"] == "ok"
     assert data["version"]
     assert data["uptime_s"] >= 0
-    assert set(data["checks"]) == {"database", "schema", "redis", "workers", "mail"}
+    assert set(data["checks"]) == {
+        "database", "schema", "redis", "workers", "schedulers", "mail",
+    }  # fmt: skip
     assert all(check["latency_ms"] >= 0 for check in data["checks"].values())
     assert data["checks"]["workers"]["count"] == 1
 
@@ -114,6 +119,102 @@ def test_a_queue_that_nobody_serves_is_named(client: FlaskClient, redis_server: 
 
     assert check["status"] == "degraded"
     assert check["message"] == "no worker serves default, low"
+
+
+def check_of(client: FlaskClient, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = client.get("/health").json["data"]["checks"][name]  # type: ignore[index]
+    return found
+
+
+def add_job(app: Flask, queue: str, due_seconds_ago: float, **values: Any) -> None:
+    """Add a job that waits on a queue, due so long ago."""
+    with app.app_context():
+        db.session.add(
+            Job(
+                name="users.tidy", queue=queue, args={}, max_attempts=1, timeout_seconds=1,
+                run_at=utcnow() - timedelta(seconds=due_seconds_ago), **values,
+            )
+        )  # fmt: skip
+        db.session.commit()
+
+
+def test_a_queue_whose_oldest_job_waits_too_long_is_named_with_its_wait(
+    app: Flask, client: FlaskClient, worker: Worker
+) -> None:
+    add_job(app, "low", 400)
+    add_job(app, "low", 20)
+    add_job(app, "default", 290)
+
+    check = check_of(client, "workers")
+
+    assert check["status"] == "degraded"
+    assert check["message"] == "jobs wait too long in low (400 s)"
+
+
+def test_jobs_that_run_are_over_or_wait_in_a_paused_queue_do_not_wait_too_long(
+    app: Flask, client: FlaskClient, worker: Worker
+) -> None:
+    add_job(app, "default", 400, status="started", lease_until=utcnow() + timedelta(seconds=30))
+    add_job(app, "default", 400, status="finished", finished_at=utcnow())
+    add_job(app, "low", 400)
+    with app.app_context():
+        db.session.add(PausedQueue(name="low", paused_at=utcnow()))
+        db.session.commit()
+
+    assert check_of(client, "workers")["status"] == "ok"
+
+
+def add_schedule(app: Flask, *, enabled: bool) -> None:
+    with app.app_context():
+        db.session.add(
+            Schedule(
+                name="nightly", job="users.tidy", args={}, timing="every 60", timezone="UTC",
+                missed="once", source="code", enabled=enabled, handled_until=utcnow(),
+            )
+        )  # fmt: skip
+        db.session.commit()
+
+
+def add_scheduler(app: Flask, lease_seconds: float) -> None:
+    with app.app_context():
+        until = utcnow() + timedelta(seconds=lease_seconds)
+        db.session.add(Lease(name=f"{SCHEDULER_LEASES}{lease_seconds}", holder="h:1", until=until))
+        db.session.commit()
+
+
+def test_schedules_without_a_live_scheduler_are_degraded(app: Flask, client: FlaskClient) -> None:
+    add_schedule(app, enabled=True)
+    add_scheduler(app, -1)
+
+    check = check_of(client, "schedulers")
+
+    assert check["status"] == "degraded"
+    assert (check["message"], check["count"]) == ("no scheduler is running", 0)
+
+
+def test_a_scheduler_that_has_not_started_yet_is_missed_where_schedules_are_declared(
+    app: Flask, make_app: Make
+) -> None:
+    schedules = {"nightly": {"job": "users.tidy", "every": 60}}
+    client = make_app({"jobs": {"schedules": schedules}}).test_client()
+
+    assert check_of(client, "schedulers")["status"] == "degraded"
+
+
+def test_live_schedulers_are_counted(app: Flask, client: FlaskClient) -> None:
+    add_schedule(app, enabled=True)
+    add_scheduler(app, 10)
+    add_scheduler(app, 20)
+
+    check = check_of(client, "schedulers")
+
+    assert (check["status"], check["count"]) == ("ok", 2)
+
+
+def test_no_scheduler_is_needed_without_enabled_schedules(app: Flask, client: FlaskClient) -> None:
+    add_schedule(app, enabled=False)
+
+    assert check_of(client, "schedulers")["status"] == "ok"
 
 
 def test_an_instance_without_redis_is_degraded_and_ready(app: Flask, make_app: Make) -> None:
