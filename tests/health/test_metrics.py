@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import timeit
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -136,7 +137,8 @@ def test_counting_a_request_is_cheap() -> None:
         measured.observe_request("GET", "/x", 200, 0.01)
 
     # 1.4 microseconds as measured, 3.1 with several processes.
-    assert min(timeit.repeat(count, number=2000, repeat=5)) / 2000 < 10e-6
+    seconds = min(timeit.repeat(count, number=2000, repeat=5, timer=time.thread_time))
+    assert seconds / 2000 < 10e-6
 
 
 CHILD = """
