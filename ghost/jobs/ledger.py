@@ -55,11 +55,11 @@ def _mark(condition: sa.ColumnElement[bool]) -> sa.Update:
 
 _mark_one = _mark(jobs.c.id == sa.bindparam("key"))
 _mark_many = _mark(jobs.c.id.in_(sa.bindparam("keys", expanding=True)))
-# For this one statement the commit doesn't wait for the disk: a mark that a crash loses is only
-# sent again.
-_without_waiting = sa.func.set_config("synchronous_commit", "off", True).is_not(None)
-_postgresql_mark_one = _mark_one.where(_without_waiting)
-_postgresql_mark_many = _mark_many.where(_without_waiting)
+# For the statement that has it as a condition the commit doesn't wait for the disk (PostgreSQL):
+# where a crash that loses it only makes something be done again, as a mark that is sent again.
+without_waiting = sa.func.set_config("synchronous_commit", "off", True).is_not(None)
+_postgresql_mark_one = _mark_one.where(without_waiting)
+_postgresql_mark_many = _mark_many.where(without_waiting)
 
 
 def mark_sent(entries: Sequence[Entry], now: datetime) -> None:

@@ -22,7 +22,7 @@ from ghost.config import current_config
 from ghost.database import db
 from ghost.jobs import registry
 from ghost.jobs.context import RunningJob, running_job_var
-from ghost.jobs.ledger import is_waiting, jobs, ledger
+from ghost.jobs.ledger import is_waiting, jobs, ledger, without_waiting
 from ghost.jobs.models import FAILED, FINISHED, QUEUED, RETRYING, STARTED
 from ghost.jobs.retries import Permanent, after_failure
 from ghost.jobs.signals import job_failed, job_finished
@@ -35,6 +35,8 @@ HEARTBEAT_SECONDS = 5.0
 SKEW_SECONDS = 5.0
 ERROR_LIMIT = 2000
 
+RELEASED = "released"
+"""The outcome of an attempt that a stopping worker gave back: it doesn't count."""
 LOST = "lost"
 """The outcome of an attempt that lost its lease: another one counts, and nothing was written."""
 
@@ -66,6 +68,8 @@ _claim = (
     )
     .returning(*_COLUMNS)
 )
+# A claim that a crash of the server loses is made again, and only one of the two can finish.
+_postgresql_claim = _claim.where(without_waiting)
 _mine = sa.update(jobs).where(
     jobs.c.id == sa.bindparam("key"),
     jobs.c.attempts == sa.bindparam("attempt"),
@@ -75,6 +79,15 @@ _mine_overdue = _mine.where(jobs.c.lease_until < sa.bindparam("ended_before"))
 _renew = _mine.values(lease_until=sa.bindparam("until"))
 _finish = _mine.values(
     status=FINISHED, finished_at=sa.bindparam("now"), lease_until=None, error=None
+)
+# The number of the attempt stays used, since it is what tells this attempt's statements from the
+# next one's: the job gets one more instead.
+_release = _mine.values(
+    status=QUEUED,
+    max_attempts=jobs.c.max_attempts + 1,
+    run_at=sa.bindparam("now"),
+    sent_at=None,
+    lease_until=None,
 )
 _repetition: dict[str, Any] = {
     "status": RETRYING,
@@ -123,7 +136,7 @@ def claim(job_id: UUID, attempt: int) -> Claim | None:
     now = utcnow()
     with ledger() as connection:
         row = connection.execute(
-            _claim,
+            _postgresql_claim if connection.dialect.name == "postgresql" else _claim,
             {
                 "key": job_id,
                 "before": attempt - 1,
@@ -140,6 +153,15 @@ def renew(attempt: Claim) -> bool:
     with ledger() as connection:
         until = _later(utcnow(), LEASE_SECONDS)
         return bool(connection.execute(_renew, {**attempt.key, "until": until}).rowcount)
+
+
+def release(attempt: Claim) -> bool:
+    """Let another worker make the attempt anew, at once; False when it is no longer ours.
+
+    Only for an attempt whose process has ended.
+    """
+    with ledger() as connection:
+        return bool(connection.execute(_release, {**attempt.key, "now": utcnow()}).rowcount)
 
 
 def execute(

@@ -61,10 +61,12 @@ class Ledger:
         wait_until(lambda: set(self.statuses()) == {status}, seconds, self.statuses)
 
 
-def run_burst(app: Flask, redis_server: RedisServer) -> None:
+def run_burst(
+    app: Flask, redis_server: RedisServer, kind: type[GhostWorker] = GhostWorker, **options: Any
+) -> None:
     """Run a worker in this process until there is nothing left to do."""
     client = Redis.from_url(redis_server.url)
-    worker = GhostWorker(["high", "default", "low"], connection=client, application=app)
+    worker = kind(["high", "default", "low"], connection=client, application=app, **options)
     worker.work(burst=True)
 
 
