@@ -83,7 +83,7 @@ def be_child(app: Flask, connection: Redis, orders: Orders) -> None:
         random.seed()
         with app.app_context():
             queues = [GhostQueue(name, connection=connection) for name in orders.queues]
-        Child(app, connection, queues, orders).serve()
+            Child(app, connection, queues, orders).serve()
         code = 0
     except BaseException:
         with suppress(BaseException):

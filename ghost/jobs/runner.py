@@ -28,6 +28,7 @@ from ghost.jobs.retries import Permanent, after_failure
 from ghost.jobs.signals import job_failed, job_finished
 from ghost.logging import job_id_var, logger, redact_text, request_id_var, user_id_var
 from ghost.models import utcnow
+from ghost.prepared import PreparedWrite
 
 LEASE_SECONDS = 30.0
 HEARTBEAT_SECONDS = 5.0
@@ -51,7 +52,7 @@ _COLUMNS = (
     jobs.c.created_by,
     jobs.c.request_id,
 )
-_claim = (
+_claim_it = (
     sa.update(jobs)
     .where(
         jobs.c.id == sa.bindparam("key"),
@@ -63,13 +64,15 @@ _claim = (
         status=STARTED,
         attempts=jobs.c.attempts + 1,
         started_at=sa.bindparam("now"),
+        updated_at=sa.bindparam("now"),
         sent_at=sa.func.coalesce(jobs.c.sent_at, sa.bindparam("now", type_=jobs.c.sent_at.type)),
         lease_until=sa.bindparam("until"),
     )
     .returning(*_COLUMNS)
 )
+_claim = PreparedWrite(_claim_it)
 # A claim that a crash of the server loses is made again, and only one of the two can finish.
-_postgresql_claim = _claim.where(without_waiting)
+_postgresql_claim = PreparedWrite(_claim_it.where(without_waiting))
 _mine = sa.update(jobs).where(
     jobs.c.id == sa.bindparam("key"),
     jobs.c.attempts == sa.bindparam("attempt"),
@@ -78,8 +81,13 @@ _mine = sa.update(jobs).where(
 _mine_overdue = _mine.where(jobs.c.lease_until < sa.bindparam("ended_before"))
 _renew = _mine.values(lease_until=sa.bindparam("until"))
 _finish = _mine.values(
-    status=FINISHED, finished_at=sa.bindparam("now"), lease_until=None, error=None
+    status=FINISHED,
+    finished_at=sa.bindparam("now"),
+    updated_at=sa.bindparam("now"),
+    lease_until=None,
+    error=None,
 )
+_finish_alone = PreparedWrite(_finish)
 # The number of the attempt stays used, since it is what tells this attempt's statements from the
 # next one's: the job gets one more instead.
 _release = _mine.values(
@@ -135,8 +143,9 @@ def claim(job_id: UUID, attempt: int) -> Claim | None:
     """
     now = utcnow()
     with ledger() as connection:
-        row = connection.execute(
-            _postgresql_claim if connection.dialect.name == "postgresql" else _claim,
+        statement = _postgresql_claim if connection.dialect.name == "postgresql" else _claim
+        row = statement.first(
+            connection,
             {
                 "key": job_id,
                 "before": attempt - 1,
@@ -144,7 +153,7 @@ def claim(job_id: UUID, attempt: int) -> Claim | None:
                 "now": now,
                 "until": _later(now, LEASE_SECONDS),
             },
-        ).first()
+        )
     return Claim(*row) if row is not None else None
 
 
@@ -221,8 +230,21 @@ def _call(attempt: Claim, time_limit: Callable[[], AbstractContextManager[Any]])
     with time_limit():
         function.function(**arguments)
         db.session.flush()
-    # In the same transaction as the function's work, and only while the attempt is ours.
-    marked: Any = db.session.execute(_finish, {**attempt.key, "now": utcnow()})
+    _commit(attempt)
+
+
+def _commit(attempt: Claim) -> None:
+    """Mark the attempt as finished, in the same transaction as the function's work.
+
+    :raises LeaseLost: it is not ours any more; nothing is committed.
+    """
+    values = {**attempt.key, "now": utcnow()}
+    if not db.session().in_transaction():  # it left no work here: the mark is all there is
+        with ledger() as connection:
+            if not _finish_alone.count(connection, values):
+                raise LeaseLost
+        return
+    marked: Any = db.session.execute(_finish, values)
     if not marked.rowcount:
         raise LeaseLost
     db.session.commit()
