@@ -37,6 +37,7 @@ from ghost.logging import job_id_var, logger, request_id_var
 SILENCE_SECONDS = 60.0
 # A place whose child did not come so far as to say that it is ready is filled again after so long.
 FAILED_START_SECONDS = 1.0
+NAP_SECONDS = 0.02
 READ_BYTES = 65536
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -164,7 +165,11 @@ class PoolWorker(GhostWorker):
 
     def _listen(self) -> None:
         """Read what the children say, or wait for a second until one says something."""
-        for key, _ in self._selector.select(POLL_SECONDS):
+        if not self._selector.select(POLL_SECONDS):
+            return
+        # Nothing of it is urgent, and to wake up twice for each job takes time from the jobs.
+        time.sleep(NAP_SECONDS)
+        for key, _ in self._selector.select(0):
             slot: _Slot = key.data
             for words in slot.read(self._selector):
                 self._hear(slot, *words)
@@ -193,7 +198,8 @@ class PoolWorker(GhostWorker):
         slot.lacks_redis = True
         if "WRONGTYPE" in text:
             self._remove_wrong_keys()
-        self._note_redis(RedisError(text))
+        if self._redis_problem is None:
+            self._note_redis(RedisError(text))
 
     def _count(self, attempt: Claim, outcome: str, seconds: float) -> None:
         self._done += 1
