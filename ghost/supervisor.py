@@ -191,7 +191,9 @@ class Supervisor:
             environment,
             self._listener,
         )
-        self._worker = self._part("worker", [python, "-m", "flask", "worker", "--processes", "1"], environment)
+        self._worker = self._part(
+            "worker", [python, "-m", "flask", "worker", "--processes", "1"], environment
+        )
         for part in (self._api, self._worker):
             self._launch(part)
         threading.Thread(target=self._watch, daemon=True).start()

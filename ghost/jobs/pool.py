@@ -21,6 +21,7 @@ from flask import Flask
 from redis import Redis
 from redis.exceptions import RedisError
 from rq.queue import Queue as RQQueue
+from rq.suspension import is_suspended
 from rq.worker import WorkerStatus
 
 from ghost.config import current_config
@@ -90,15 +91,15 @@ class PoolWorker(GhostWorker):
         return self._done
 
     def _burst(self, app: Flask) -> None:
-        """Run children until each found nothing to do and the sweep has nothing to send.
+        """Run children until each found nothing to do and there is nothing left to send.
 
         :raises RedisError: Redis is away.
         """
         self._sweep_now()
-        while not self._stop_requested:
-            self.connection.ping()
+        while not (self._stop_requested or is_suspended(self.connection)):
             self._serve(app, self._wanted, burst=True)
-            if not self._sweep_now():
+            # The sweep may also have sent something when the last child had looked already.
+            if not self._sweep_now() and not any(queue.count for queue in self.queues):
                 return
 
     def _serve(self, app: Flask, wanted: int, *, burst: bool) -> None:
