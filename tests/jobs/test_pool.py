@@ -65,16 +65,23 @@ def test_jobs_run_side_by_side(enqueue, make_pool, out):
     ]
 
 
-def test_no_sqlite_database_is_open_when_a_pool_forks(make_pool, out, monkeypatch):
+def test_no_sqlite_database_is_open_when_a_pool_forks(
+    make_app, tmp_path, redis_server, keep_signals, out, monkeypatch
+):
+    app = make_app({"database": {"url": f"sqlite:///{tmp_path / 'own.db'}"}})
+    with app.app_context():
+        db.create_all()
+
     def look(*_details):
         samples.list_open_files(str(out))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(PoolWorker, "_fork", look)
+    client = Redis.from_url(redis_server.url)
     with pytest.raises(KeyboardInterrupt):
-        make_pool().work()
+        PoolWorker(["default"], connection=client, application=app).work()
 
-    assert ".db" not in out.read_text()
+    assert "/own.db" not in out.read_text()
 
 
 def test_only_rqs_own_command_counts_jobs(make_pool):

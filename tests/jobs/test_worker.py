@@ -533,6 +533,17 @@ def test_a_worker_that_starts_before_redis_waits_for_it(
 
 
 @pytest.mark.slow
+def test_what_stands_in_the_place_of_a_queue_is_removed(start_worker, enqueue, ledger, out, redis):
+    redis.set("rq:queue:default", "no list")
+    start_worker()
+    wait_until(lambda: redis.type("rq:queue:default") != "string")
+
+    enqueue(samples.write, str(out))
+
+    ledger.wait_for("finished")
+
+
+@pytest.mark.slow
 def test_jobs_survive_flushall(start_worker, enqueue, ledger, out, redis_server):
     enqueue(samples.write, str(out))
     redis_server.flush()
