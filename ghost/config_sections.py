@@ -284,6 +284,20 @@ class JobsSection(Section):
         kinds.Number(0.05, 3600, "seconds"),
         "How often workers look for jobs that were not handed over, in seconds.",
     )
+    processes: int = key(
+        2, kinds.Integer(1, 64), "How many jobs one `flask worker` runs at the same time."
+    )
+    recycle_after: int = key(
+        1000,
+        kinds.Integer(1, 1_000_000),
+        "Jobs after which a process of a worker makes room for a new one.",
+    )
+    stop_timeout: float = key(
+        30.0,
+        kinds.Number(0, DAY, "seconds"),
+        "How long a worker that is stopped waits for its jobs before it gives them back,"
+        " in seconds.",
+    )
     max_wait: float = key(
         300.0,
         kinds.Number(1, 30 * DAY, "seconds"),

@@ -1,8 +1,8 @@
-"""Reads that nearly every request makes, kept ready by PostgreSQL on each connection.
+"""What nearly every request or job asks, kept ready by PostgreSQL on each connection.
 
 Planning the query for session, account and rights costs the server four times what running it does,
-and SQLAlchemy's execution costs this process as much again. So such a query is prepared once for
-each connection, and then only named. Everything else is as ever: the pool, the limits on every
+and SQLAlchemy's execution costs this process as much again. So such a statement is prepared once
+for each connection, and then only named. Everything else is as ever: the pool, the limits on every
 wait, the errors. It is an ordinary Core statement on SQLite, where neither costs much, and where
 somebody watches the statements by `database.echo` or the event `before_cursor_execute`, as tracers
 do, since SQLAlchemy shows only its own.
@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import hashlib
 from collections import namedtuple
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg2
 import sqlalchemy as sa
 from psycopg2 import errorcodes
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 
 from ghost.database import db, db_manager, reading
+
+T = TypeVar("T")
 
 _STALE = (
     errorcodes.INVALID_SQL_STATEMENT_NAME,  # the connection has lost it: DISCARD ALL
@@ -41,30 +43,17 @@ class _Plan:
     execute: str
     parameters: tuple[str, ...]
     fixed: Mapping[str, Any]  # the values of parameters that stand in the statement itself
+    # What psycopg2 does not send and return as it is.
+    bind: Mapping[str, Callable[[Any], Any]]
     row: Any
-    convert: tuple[tuple[int, Callable[[Any], Any]], ...]  # what psycopg2 does not return as it is
+    convert: tuple[tuple[int, Callable[[Any], Any]], ...]
 
 
-class PreparedRead:
-    """A select of one row that is prepared where that helps; read in autocommit, no transaction.
+class _Prepared:
+    """A statement that is prepared where that helps."""
 
-    :param statement: whose parameters have values that psycopg2 sends as they are.
-    """
-
-    def __init__(self, statement: sa.Select[Any]) -> None:
+    def __init__(self, statement: Any) -> None:
         self._statement = statement
-
-    def first(self, values: Mapping[str, Any]) -> Any:
-        """Return the first row, by position and by name as any row of SQLAlchemy's, or None.
-
-        :raises sqlalchemy.exc.DBAPIError: as any other statement.
-        """
-        engine = reading(db.engine)
-        is_watched = engine.echo or engine.dispatch.before_cursor_execute
-        if engine.dialect.name != "postgresql" or is_watched:
-            with db_manager.connection() as connection:
-                return connection.execute(self._statement, values).first()
-        return self._read(engine, values)
 
     @cached_property
     def _plan(self) -> _Plan:
@@ -74,53 +63,127 @@ class PreparedRead:
         names = tuple(compiled.positiontup or ())
         name = f"ghost_{hashlib.sha256(compiled.string.encode()).hexdigest()[:16]}"
         marks = f" ({', '.join(['%s'] * len(names))})" if names else ""
+        columns = self._statement.exported_columns
         return _Plan(
             name=name,
             prepare=f"PREPARE {name} AS {compiled.string}",
             execute=f"EXECUTE {name}{marks}",
             parameters=names,
             fixed=compiled.params,
-            row=namedtuple("Row", self._statement.selected_columns.keys(), rename=True),
-            convert=tuple(_converters(self._statement, db.engine.dialect)),
+            bind=dict(_binders(compiled, db.engine.dialect)),
+            row=namedtuple("Row", columns.keys(), rename=True),
+            convert=tuple(_converters(columns, db.engine.dialect)),
         )
 
-    def _read(self, engine: Engine, values: Mapping[str, Any]) -> Any:
+    def _run(
+        self, connection: Connection, values: Mapping[str, Any], read: Callable[[Any], T]
+    ) -> T:
+        """Execute as a transaction of its own.
+
+        :param read: takes what is wanted from the cursor.
+        """
         plan = self._plan
-        sent = [values[key] if key in values else plan.fixed[key] for key in plan.parameters]
-        with engine.connect() as connection:
-            raw: Any = connection.connection.dbapi_connection
-            try:
-                raw.autocommit = True
-                with raw.cursor() as cursor:
-                    try:
-                        _execute(raw, cursor, plan, sent)
-                    except psycopg2.Error as error:
-                        if error.pgcode not in _STALE:
-                            raise
-                        cursor.execute("DEALLOCATE ALL")
-                        raw.prepared.clear()
-                        _execute(raw, cursor, plan, sent)
-                    found = cursor.fetchone()
-            except psycopg2.Error as error:
-                # SQLAlchemy's own way of telling errors: it knows which connections are lost, and
-                # tells the listeners of `handle_error`. It has no public name.
-                connection._handle_dbapi_exception(error, plan.execute, sent, None, None)
-                raise
-            except (ValueError, OverflowError) as error:  # a value that psycopg2 can't send
-                raise sa.exc.DataError(plan.execute, None, error, hide_parameters=True) from error
+        raw: Any = connection.connection.dbapi_connection
+        sent: list[Any] = []
+        try:
+            sent.extend(_values(plan, values))
+            raw.autocommit = True
+            with raw.cursor() as cursor:
+                try:
+                    _execute(raw, cursor, plan, sent)
+                except psycopg2.Error as error:
+                    if error.pgcode not in _STALE:
+                        raise
+                    cursor.execute("DEALLOCATE ALL")
+                    raw.prepared.clear()
+                    _execute(raw, cursor, plan, sent)
+                return read(cursor)
+        except psycopg2.Error as error:
+            # SQLAlchemy's own way of telling errors: it knows which connections are lost, and
+            # tells the listeners of `handle_error`. It has no public name.
+            connection._handle_dbapi_exception(error, plan.execute, sent, None, None)
+            raise
+        except (ValueError, OverflowError) as error:  # a value that psycopg2 can't send
+            raise sa.exc.DataError(plan.execute, None, error, hide_parameters=True) from error
+
+    def _row(self, cursor: Any) -> Any:
+        found = cursor.fetchone()
         if found is None:
             return None
         row = list(found)
-        for place, convert in plan.convert:
+        for place, convert in self._plan.convert:
             row[place] = convert(row[place])
-        return plan.row._make(row)
+        return self._plan.row._make(row)
+
+
+class PreparedRead(_Prepared):
+    """A select of one row that is prepared where that helps; read in autocommit, no transaction."""
+
+    def __init__(self, statement: sa.Select[Any]) -> None:
+        super().__init__(statement)
+
+    def first(self, values: Mapping[str, Any]) -> Any:
+        """Return the first row, by position and by name as any row of SQLAlchemy's, or None.
+
+        :raises sqlalchemy.exc.DBAPIError: as any other statement.
+        """
+        engine = reading(db.engine)
+        if not _is_prepared_on(engine):
+            with db_manager.connection() as connection:
+                return connection.execute(self._statement, values).first()
+        with engine.connect() as connection:
+            return self._run(connection, values, self._row)
+
+
+class PreparedWrite(_Prepared):
+    """An update of one row that is prepared where that helps; each a transaction of its own.
+
+    Every value stands in the statement or is given to it: `onupdate` functions are not called.
+    """
+
+    def __init__(self, statement: sa.Update) -> None:
+        super().__init__(statement)
+
+    def first(self, connection: Connection, values: Mapping[str, Any]) -> Any:
+        """Return what it returns of the first row that it changed, or None.
+
+        :param connection: in autocommit, from `db_manager.connection()`.
+        """
+        if not _is_prepared_on(connection.engine):
+            return connection.execute(self._statement, values).first()
+        return self._run(connection, values, self._row)
+
+    def count(self, connection: Connection, values: Mapping[str, Any]) -> int:
+        """Return how many rows it changed."""
+        if not _is_prepared_on(connection.engine):
+            return int(connection.execute(self._statement, values).rowcount)
+        return self._run(connection, values, lambda cursor: int(cursor.rowcount))
+
+
+def _is_prepared_on(engine: Engine) -> bool:
+    is_watched = engine.echo or engine.dispatch.before_cursor_execute
+    return engine.dialect.name == "postgresql" and not is_watched
+
+
+def _values(plan: _Plan, values: Mapping[str, Any]) -> Iterator[Any]:
+    for key in plan.parameters:
+        value = values[key] if key in values else plan.fixed[key]
+        yield plan.bind[key](value) if key in plan.bind else value
+
+
+def _binders(compiled: Any, dialect: sa.Dialect) -> Iterator[tuple[str, Callable[[Any], Any]]]:
+    """Go through the parameters whose type does something to what is sent."""
+    for key, parameter in compiled.binds.items():
+        bind = parameter.type.dialect_impl(dialect).bind_processor(dialect)
+        if bind is not None:
+            yield key, bind
 
 
 def _converters(
-    statement: sa.Select[Any], dialect: sa.Dialect
+    columns: Iterable[Any], dialect: sa.Dialect
 ) -> Iterator[tuple[int, Callable[[Any], Any]]]:
     """Go through the columns whose type does something to what the driver returns."""
-    for place, column in enumerate(statement.selected_columns):
+    for place, column in enumerate(columns):
         convert = column.type.dialect_impl(dialect).result_processor(dialect, None)
         if convert is not None:
             yield place, convert

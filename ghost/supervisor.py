@@ -192,7 +192,9 @@ class Supervisor:
             environment,
             self._listener,
         )
-        self._worker = self._part("worker", [python, "-m", "flask", "worker"], environment)
+        self._worker = self._part(
+            "worker", [python, "-m", "flask", "worker", "--processes", "1"], environment
+        )
         self._scheduler = self._part("scheduler", [python, "-m", "flask", "scheduler"], environment)
         for part in (self._api, self._worker, self._scheduler):
             self._launch(part)

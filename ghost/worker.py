@@ -26,6 +26,8 @@ from rq.serializers import JSONSerializer, resolve_serializer
 import ghost.logging
 from ghost.config import Config, current_config
 from ghost.jobs import worker as machinery
+from ghost.jobs.child import be_child
+from ghost.jobs.pool import PoolWorker, read_orders
 from ghost.logging import logger
 
 WAIT_SECONDS = 5.0
@@ -55,28 +57,81 @@ class GhostWorker(machinery.GhostWorker):
 
 @click.command("worker")
 @click.option("--queues", help="Queues to take jobs from, the most urgent first: high,default,low.")
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 64),
+    help="How many jobs to run at the same time; jobs.processes unless given.",
+)
 @click.option("--burst", is_flag=True, help="Stop when there is nothing left to do.")
+@click.option(
+    "--fork", is_flag=True, help="Run one job at a time, each in a process that is made for it."
+)
+@click.option(
+    "--spawn",
+    is_flag=True,
+    default=sys.platform == "darwin",  # whose own libraries may crash in a forked process
+    help="Start each process anew instead of forking it; always so on macOS.",
+)
 @with_appcontext
-def worker_command(queues: str | None, burst: bool) -> None:
-    """Run background jobs until stopped: SIGTERM or Ctrl-C lets the running one finish."""
+def worker_command(
+    queues: str | None, processes: int | None, burst: bool, fork: bool, spawn: bool
+) -> None:
+    """Run background jobs until stopped: SIGTERM or Ctrl-C lets those that run finish."""
+    if fork and processes is not None:
+        raise click.UsageError("--fork runs one job at a time: start more workers instead.")
     config = current_config()
     ghost.logging.configure_rq(config)
     names = _queue_names(queues, config.jobs.queues)
-    if config.redis.url is None:
-        raise click.ClickException(_NO_REDIS)
-    connection = Redis.from_url(
-        config.redis.url, socket_connect_timeout=WAIT_SECONDS, socket_timeout=WAIT_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-    )  # fmt: skip
+    connection = _connect(config)
+    app: Any = current_app
+    options: dict[str, Any] = {
+        "connection": connection,
+        "application": app._get_current_object(),
+    }
     try:
         if not burst:
             _wait_for(connection)
-        app: Any = current_app
-        GhostWorker(names, connection=connection, application=app._get_current_object()).work(burst)
+        if fork:
+            GhostWorker(names, **options).work(burst)
+        else:
+            command = _child_command() if spawn else None
+            PoolWorker(names, processes=processes, command=command, **options).work(burst)
     except AuthenticationError as error:
         raise click.ClickException(f"Redis refuses the worker: {error}") from error
     except RedisError as error:
         raise click.ClickException(f"Redis is away: {error}") from error
+
+
+def _connect(config: Config) -> Redis:
+    """Return the way to Redis; it is not opened yet.
+
+    :raises click.ClickException: the configuration names none.
+    """
+    if config.redis.url is None:
+        raise click.ClickException(_NO_REDIS)
+    return Redis.from_url(
+        config.redis.url,
+        socket_connect_timeout=WAIT_SECONDS,
+        socket_timeout=WAIT_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+def _child_command() -> list[str]:
+    """Return what starts a process of the pool with the application of this command."""
+    found = click.get_current_context().ensure_object(ScriptInfo).app_import_path
+    place = [found] if found else []
+    return [sys.executable, "-m", "ghost.worker", *place]
+
+
+def _be_spawned(words: list[str]) -> None:
+    """Be a process of the pool: run what `_child_command` says."""
+    *place, orders = words
+    found = place[0] if place else os.environ.get("FLASK_APP")
+    app = ScriptInfo(found, set_debug_flag=False).load_app()
+    config = app.extensions["ghost"].config
+    ghost.logging.configure_rq(config)
+    be_child(app, _connect(config), read_orders(orders))
 
 
 def _wait_for(connection: Redis) -> None:
@@ -152,3 +207,6 @@ if _context is not None and _context.find_root().command is rq_command:
     if "serializer" in _context.params:
         _complete_command(_context)
     REDIS_URL, QUEUES = _settings()
+
+if __name__ == "__main__":
+    _be_spawned(sys.argv[1:])

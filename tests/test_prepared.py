@@ -1,4 +1,4 @@
-"""Reads that are prepared on each connection: the same answers and errors as any other."""
+"""Statements that are prepared on each connection: the same answers and errors as any other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lab import Parent, create_tables
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from ghost.database import db, db_manager
-from ghost.prepared import PreparedRead
+from ghost.prepared import PreparedRead, PreparedWrite
 from ghost.testing.servers import PostgreSQL
 
 pytestmark = [pytest.mark.lab, pytest.mark.integration]
@@ -26,6 +26,14 @@ NAMED = PreparedRead(
     .where(Parent.name == sa.bindparam("name"), Parent.name != "nobody's")
     .order_by(Parent.name)
 )
+
+_rename = (
+    sa.update(Parent)
+    .where(Parent.name == sa.bindparam("before"))
+    .values(name=sa.bindparam("after"))
+)
+RENAMING = PreparedWrite(_rename)
+RENAMED = PreparedWrite(_rename.returning(Parent.id, Parent.name))
 
 
 @pytest.fixture
@@ -74,8 +82,36 @@ def test_a_value_that_no_database_takes_is_a_data_error(ready: None) -> None:
     assert NAMED.first({"name": "ada"}) is not None
 
 
+def test_a_write_tells_how_many_rows_it_changed(ready: None) -> None:
+    with db_manager.connection() as connection:
+        assert RENAMING.count(connection, {"before": "ada", "after": "eve"}) == 1
+        assert RENAMING.count(connection, {"before": "ada", "after": "eve"}) == 0
+
+    assert NAMED.first({"name": "eve"}) is not None
+
+
+def test_a_write_returns_its_row(ready: None) -> None:
+    with db_manager.connection() as connection:
+        row = RENAMED.first(connection, {"before": "ada", "after": "eve"})
+
+        assert isinstance(row.id, UUID)
+        assert row.name == "eve"
+        assert RENAMED.first(connection, {"before": "ada", "after": "eve"}) is None
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_write_is_made_once_when_its_connection_had_lost_it(ready: None) -> None:
+    with db_manager.connection() as connection:
+        RENAMING.count(connection, {"before": "nobody", "after": "nobody"})
+        connection.exec_driver_sql("DEALLOCATE ALL")
+
+        assert RENAMING.count(connection, {"before": "ada", "after": "eve"}) == 1
+
+
 @pytest.mark.only_on("postgresql")
 def test_a_connection_prepares_once(ready: None) -> None:
+    db.engine.dispose()  # the next connection is a new one
+
     for _ in range(8):  # the sixth may get another plan
         assert NAMED.first({"name": "ada"}).name == "ada"
 

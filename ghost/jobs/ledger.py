@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from ghost.database import db_manager
 from ghost.jobs.models import QUEUED, SCHEDULED, WAITING, Job
 from ghost.jobs.transport import Entry
+from ghost.prepared import PreparedWrite
 
 WAIT_SECONDS = 5.0
 
@@ -48,18 +49,20 @@ def _mark(condition: sa.ColumnElement[bool]) -> sa.Update:
         .where(condition, jobs.c.attempts == sa.bindparam("before"), is_waiting)
         .values(
             sent_at=sa.bindparam("now"),
+            updated_at=sa.bindparam("now"),
             status=sa.case((jobs.c.status == SCHEDULED, QUEUED), else_=jobs.c.status),
         )
     )
 
 
-_mark_one = _mark(jobs.c.id == sa.bindparam("key"))
+_one = _mark(jobs.c.id == sa.bindparam("key"))
+_mark_one = PreparedWrite(_one)
 _mark_many = _mark(jobs.c.id.in_(sa.bindparam("keys", expanding=True)))
-# For this one statement the commit doesn't wait for the disk: a mark that a crash loses is only
-# sent again.
-_without_waiting = sa.func.set_config("synchronous_commit", "off", True).is_not(None)
-_postgresql_mark_one = _mark_one.where(_without_waiting)
-_postgresql_mark_many = _mark_many.where(_without_waiting)
+# For the statement that has it as a condition the commit doesn't wait for the disk (PostgreSQL):
+# where a crash that loses it only makes something be done again, as a mark that is sent again.
+without_waiting = sa.func.set_config("synchronous_commit", "off", True).is_not(None)
+_postgresql_mark_one = PreparedWrite(_one.where(without_waiting))
+_postgresql_mark_many = _mark_many.where(without_waiting)
 
 
 def mark_sent(entries: Sequence[Entry], now: datetime) -> None:
@@ -79,6 +82,6 @@ def mark_sent(entries: Sequence[Entry], now: datetime) -> None:
         for attempt, ids in by_attempt.items():
             values = {"before": attempt - 1, "now": now}
             if len(ids) == 1:  # nearly always, and then without building the statement anew
-                connection.execute(one, {**values, "key": ids[0]})
+                one.count(connection, {**values, "key": ids[0]})
             else:
                 connection.execute(many, {**values, "keys": ids})

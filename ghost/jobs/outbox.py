@@ -137,9 +137,12 @@ def hand_over(entries: list[Entry]) -> None:
     try:
         for start in range(0, len(entries), BATCH):
             batch = entries[start : start + BATCH]
-            if not transport().push(batch):
+            waiting = transport().deliver(batch)
+            if waiting is None:
                 return
-            mark_sent(batch, utcnow())
+            # A worker that has one already marks it by its claim, in this moment.
+            if waiting:
+                mark_sent(waiting, utcnow())
     except Exception as error:
         # The caller's work is committed; nothing that goes wrong from here on may look to it as
         # if it were not. The rows are still unsent, and the sweep finds them.

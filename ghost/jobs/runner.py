@@ -23,12 +23,13 @@ from ghost.config import current_config
 from ghost.database import db
 from ghost.jobs import registry
 from ghost.jobs.context import RunningJob, running_job_var
-from ghost.jobs.ledger import is_waiting, jobs, ledger
+from ghost.jobs.ledger import is_waiting, jobs, ledger, without_waiting
 from ghost.jobs.models import CANCELED, FAILED, FINISHED, QUEUED, RETRYING, STARTED
 from ghost.jobs.retries import Permanent, after_failure
 from ghost.jobs.signals import job_failed, job_finished
 from ghost.logging import job_id_var, logger, redact_text, request_id_var, user_id_var
 from ghost.models import utcnow
+from ghost.prepared import PreparedWrite
 from ghost.redaction import redact_json
 from ghost.responses import dumps
 
@@ -40,6 +41,8 @@ ERROR_LIMIT = 2000
 HISTORY_ERROR_LIMIT = 500
 RESULT_LIMIT_BYTES = 64 * 1024
 
+RELEASED = "released"
+"""The outcome of an attempt that a stopping worker gave back: it doesn't count."""
 LOST = "lost"
 """The outcome of an attempt that lost its lease: another one counts, and nothing was written."""
 
@@ -57,7 +60,7 @@ CLAIMED: tuple[sa.ColumnElement[Any], ...] = (
     jobs.c.history,
     jobs.c.started_at,
 )
-_claim = (
+_claim_it = (
     sa.update(jobs)
     .where(
         jobs.c.id == sa.bindparam("key"),
@@ -69,6 +72,7 @@ _claim = (
         status=STARTED,
         attempts=jobs.c.attempts + 1,
         started_at=sa.bindparam("now"),
+        updated_at=sa.bindparam("now"),
         sent_at=sa.func.coalesce(jobs.c.sent_at, sa.bindparam("now", type_=jobs.c.sent_at.type)),
         lease_until=sa.bindparam("until"),
         progress=None,
@@ -76,6 +80,9 @@ _claim = (
     )
     .returning(*CLAIMED)
 )
+_claim = PreparedWrite(_claim_it)
+# A claim that a crash of the server loses is made again, and only one of the two can finish.
+_postgresql_claim = PreparedWrite(_claim_it.where(without_waiting))
 _mine = sa.update(jobs).where(
     jobs.c.id == sa.bindparam("key"),
     jobs.c.attempts == sa.bindparam("attempt"),
@@ -86,9 +93,21 @@ _renew = _mine.values(lease_until=sa.bindparam("until"))
 _finish = _mine.values(
     status=FINISHED,
     finished_at=sa.bindparam("now"),
+    updated_at=sa.bindparam("now"),
     lease_until=None,
     error=None,
     result=sa.bindparam("returned", type_=jobs.c.result.type),
+    history=sa.bindparam("past", type_=jobs.c.history.type),
+)
+_finish_alone = PreparedWrite(_finish)
+# The number of the attempt stays used, since it is what tells this attempt's statements from the
+# next one's: the job gets one more instead.
+_release = _mine.values(
+    status=QUEUED,
+    max_attempts=jobs.c.max_attempts + 1,
+    run_at=sa.bindparam("now"),
+    sent_at=None,
+    lease_until=None,
     history=sa.bindparam("past", type_=jobs.c.history.type),
 )
 _failure: dict[str, Any] = {
@@ -166,8 +185,9 @@ def claim(job_id: UUID, attempt: int) -> Claim | None:
     """
     now = utcnow()
     with ledger() as connection:
-        row = connection.execute(
-            _claim,
+        statement = _postgresql_claim if connection.dialect.name == "postgresql" else _claim
+        row = statement.first(
+            connection,
             {
                 "key": job_id,
                 "before": attempt - 1,
@@ -175,7 +195,7 @@ def claim(job_id: UUID, attempt: int) -> Claim | None:
                 "now": now,
                 "until": _later(now, LEASE_SECONDS),
             },
-        ).first()
+        )
     return Claim(*row) if row is not None else None
 
 
@@ -191,6 +211,17 @@ def renew(attempt: Claim) -> bool:
     with ledger() as connection:
         until = _later(utcnow(), LEASE_SECONDS)
         return bool(connection.execute(_renew, {**attempt.key, "until": until}).rowcount)
+
+
+def release(attempt: Claim) -> bool:
+    """Let another worker make the attempt anew, at once; False when it is no longer ours.
+
+    Only for an attempt whose process has ended.
+    """
+    now = utcnow()
+    values = {**attempt.key, "now": now, "past": attempt.history_with(RELEASED, now)}
+    with ledger() as connection:
+        return bool(connection.execute(_release, values).rowcount)
 
 
 def execute(
@@ -250,6 +281,14 @@ def _call(attempt: Claim, time_limit: Callable[[], AbstractContextManager[Any]])
     with time_limit():
         returned = function.function(**arguments)
         db.session.flush()
+    _commit(attempt, returned)
+
+
+def _commit(attempt: Claim, returned: object) -> None:
+    """Mark the attempt as finished, in the same transaction as the function's work.
+
+    :raises LeaseLost: it is not ours any more; nothing is committed.
+    """
     now = utcnow()
     values = {
         **attempt.key,
@@ -257,7 +296,11 @@ def _call(attempt: Claim, time_limit: Callable[[], AbstractContextManager[Any]])
         "returned": _kept(returned),
         "past": attempt.history_with(FINISHED, now),
     }
-    # In the same transaction as the function's work, and only while the attempt is ours.
+    if not db.session().in_transaction():  # it left no work here: the mark is all there is
+        with ledger() as connection:
+            if not _finish_alone.count(connection, values):
+                raise LeaseLost
+        return
     if not db.session.connection().execute(_finish, values).rowcount:
         raise LeaseLost
     db.session.commit()

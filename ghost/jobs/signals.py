@@ -11,7 +11,8 @@ job_finished = _signals.signal(
     """An attempt is over, whatever its outcome. The sender is the application, in the process that
     lives on (the worker's parent), so that counters keep.
 
-    Keywords: `name`, `queue`, `outcome` ("finished", "retrying", "failed" or "lost"), `seconds`.
+    Keywords: `name`, `queue`, `outcome` ("finished", "retrying", "failed", "released" or "lost"),
+    `seconds`.
     """,
 )
 

@@ -27,8 +27,8 @@ from ghost.jobs.models import (
     STARTED,
     Lease,
 )
-from ghost.jobs.outbox import BATCH
-from ghost.jobs.runner import CLAIMED, Claim, settle
+from ghost.jobs.outbox import BATCH, hand_over
+from ghost.jobs.runner import CLAIMED, LOST, RELEASED, Claim, release, settle
 from ghost.jobs.transport import Entry, Transport
 from ghost.logging import job_id_var, logger, request_id_var
 from ghost.models import utcnow
@@ -267,6 +267,25 @@ def settle_killed(
     tokens = (request_id_var.set(attempt.request_id), job_id_var.set(str(attempt.job_id)))
     try:
         return settle(attempt, None, reason, lease_ended_before=lease_ended_before)
+    finally:
+        request_id_var.reset(tokens[0])
+        job_id_var.reset(tokens[1])
+
+
+def give_back(attempt: Claim) -> str:
+    """Have another worker run a job whose process this one has ended, to stop itself.
+
+    :returns: the outcome, "released" or "lost".
+    """
+    tokens = (request_id_var.set(attempt.request_id), job_id_var.set(str(attempt.job_id)))
+    try:
+        if not release(attempt):
+            return LOST
+        logger.bind(job=attempt.name, attempt=attempt.attempt).warning(
+            "The worker stops; the job is given back and starts again."
+        )
+        hand_over([Entry(attempt.job_id, attempt.queue, attempt.attempt + 1)])
+        return RELEASED
     finally:
         request_id_var.reset(tokens[0])
         job_id_var.reset(tokens[1])

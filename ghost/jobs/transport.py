@@ -89,8 +89,15 @@ class Transport:
 
     def push(self, entries: Sequence[Entry]) -> bool:
         """Put entries on their queues; False when Redis is away, then none counts as sent."""
+        return self.deliver(entries) is not None
+
+    def deliver(self, entries: Sequence[Entry]) -> list[Entry] | None:
+        """Put entries on their queues, and see whether workers took them at once.
+
+        :returns: those that wait for a worker; None when Redis is away, then none counts as sent.
+        """
         if self._url is None or not self._may_try():
-            return False
+            return None
         at = utcnow().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         by_queue: dict[str, list[str]] = {}
         pipeline = self.client.pipeline(transaction=False)
@@ -102,13 +109,18 @@ class Transport:
         for queue, rq_ids in by_queue.items():
             pipeline.sadd(QUEUES_KEY, _queue_key(queue))
             pipeline.rpush(_queue_key(queue), *rq_ids)
+        # A worker that was waiting has its entry by then.
+        for queue in by_queue:
+            pipeline.llen(_queue_key(queue))
         try:
-            pipeline.execute()
+            replies = pipeline.execute()
         except (RedisError, OSError) as error:
             self._note_failure(error)
-            return False
+            return None
         self._note_success()
-        return True
+        lengths = zip(by_queue, replies[-len(by_queue) :], strict=True)
+        crowded = {queue for queue, length in lengths if length}
+        return [entry for entry in entries if entry.queue in crowded]
 
     def waiting(self, queue: str) -> set[str]:
         """Return the RQ ids of all entries on a queue.

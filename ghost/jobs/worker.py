@@ -38,12 +38,13 @@ from rq.utils import now as rq_now
 from rq.worker import DequeueStrategy, Worker, WorkerStatus
 from sqlalchemy.exc import SQLAlchemyError
 
+from ghost.config import current_config
 from ghost.database import db
 from ghost.jobs import runner
 from ghost.jobs.models import FAILED, FINISHED, RETRYING
 from ghost.jobs.queues import paused_queues
 from ghost.jobs.runner import Claim
-from ghost.jobs.sweep import Sweeper, make_sweeper, settle_killed
+from ghost.jobs.sweep import Sweeper, give_back, make_sweeper, settle_killed
 from ghost.jobs.transport import parse_rq_id
 from ghost.logging import job_id_var, logger, request_id_var
 
@@ -54,6 +55,10 @@ REGISTRATION_SECONDS = 45
 # process and those that it started are killed.
 GRACE_SECONDS = 5.0
 
+# Why a job's process was killed.
+STOPPED = "the worker was stopped"
+LEASE_LOST = "the job's lease was lost"
+
 # How a work horse says what became of its job. Not 0 and not 1: a job that ends its process by
 # os._exit(0), or an interpreter that fails, must not look like one that was written down.
 _EXIT_CODES = {FINISHED: 100, RETRYING: 101, FAILED: 102, runner.LOST: 103}
@@ -61,6 +66,7 @@ _OUTCOMES = {code: outcome for outcome, code in _EXIT_CODES.items()}
 
 # <linux/prctl.h>. Looked up here: little should happen between the fork and the call.
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
@@ -299,11 +305,15 @@ class GhostWorker(Worker):
                 time.sleep(POLL_SECONDS)
             return None
         try:
-            return self.queue_class.dequeue_any(
+            found = self.queue_class.dequeue_any(
                 open_queues, None if burst else POLL_SECONDS, connection=self.connection
             )
         except DequeueTimeout:
             return None
+        if found is not None and self._stop_requested:  # it came during the last wait
+            self._put_back(*found)
+            return None
+        return found
 
     def _tick(self) -> None:
         """Do what is due beside the jobs: sign of life, paused queues, sweep."""
@@ -414,10 +424,13 @@ class GhostWorker(Worker):
             logger.bind(job=str(job_id), error=str(error)).warning(
                 "The database is away; the job is put back on its queue."
             )
-            # Where this fails too, the sweep finds the job in the ledger.
-            self._tell_redis(lambda: self.connection.lpush(queue.key, job.id))
+            self._put_back(job, queue)
             time.sleep(POLL_SECONDS)
             return None
+
+    def _put_back(self, job: RQJob, queue: RQQueue) -> None:
+        # Where this fails, the sweep finds the job in the ledger.
+        self._tell_redis(lambda: self.connection.lpush(queue.key, job.id))
 
     def _forget(self, job: RQJob, state: str | None = None) -> None:
         def delete() -> None:
@@ -450,8 +463,12 @@ class GhostWorker(Worker):
         outcome = _OUTCOMES.get(os.waitstatus_to_exitcode(status))
         if outcome is not None:
             return outcome
+        return self._settle(attempt, reason or describe_end(status))
+
+    def _settle(self, attempt: Claim, reason: str) -> str:
+        """Write down what becomes of an attempt whose process is gone."""
         try:
-            return settle_killed(attempt, reason or _describe_end(status))
+            return give_back(attempt) if reason == STOPPED else settle_killed(attempt, reason)
         except SQLAlchemyError as error:
             logger.bind(error=str(error)).warning(
                 "The end of a job could not be written down; its lease will end."
@@ -463,13 +480,13 @@ class GhostWorker(Worker):
         code = 1
         try:
             os.setpgid(0, 0)
-            _end_with(parent)
+            end_with(parent)
             self._is_horse = True
             random.seed()
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             # Whoever stops the service sends SIGTERM to all its processes: the parent decides.
             # A handler, not SIG_IGN, which the programs that a job starts would inherit.
-            signal.signal(signal.SIGTERM, _ignore)
+            signal.signal(signal.SIGTERM, ignore)
             app = self.find_application()
             outcome = runner.execute(app, attempt, lambda: self._time_limit(attempt))
             code = _EXIT_CODES[outcome]
@@ -499,17 +516,17 @@ class GhostWorker(Worker):
         with _Child(pid) as child:
             while (status := child.wait(POLL_SECONDS)) is None:
                 now = time.monotonic()
-                if self._is_told_to_kill:
-                    reason = "the worker was stopped at once"
+                if self._has_to_stop_now():
+                    reason = STOPPED
                 elif now >= deadline:
-                    reason = f"the job overran its {attempt.timeout_seconds} s and was killed"
+                    reason = overrun(attempt)
                 elif now >= heartbeat_at:
                     heartbeat_at = now + runner.HEARTBEAT_SECONDS
                     # A row that is no longer ours may be one that the child has just settled: it
                     # has until the next heartbeat to end.
                     strikes = 0 if self._renew(attempt) else strikes + 1
                     if strikes > 1 or (strikes and self._is_canceled(attempt)):
-                        reason = "the job's lease was lost, or it was canceled"
+                        reason = LEASE_LOST
                 if reason is not None:
                     child.kill_group()
                 else:
@@ -541,10 +558,17 @@ class GhostWorker(Worker):
         self._stop_requested_at = time.monotonic()
 
     def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
-        """Kill the running job, which is repeated later, and stop."""
+        """Give the running job back, and stop."""
         # A service manager and a terminal may both signal, the one right after the other.
         if time.monotonic() - self._stop_requested_at >= 1.0:
             self._is_told_to_kill = True
+
+    def _has_to_stop_now(self) -> bool:
+        """Tell whether what still runs is not waited for any longer."""
+        if not self._stop_requested:
+            return False
+        seconds = time.monotonic() - self._stop_requested_at
+        return self._is_told_to_kill or seconds >= current_config().jobs.stop_timeout
 
     # --- Nothing of these: they would act on what Redis says --------------------------------------
 
@@ -596,7 +620,7 @@ class _Child:
             os.killpg(self._pid, signal.SIGKILL)
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Have this process killed when its parent is gone.
 
     Nobody would renew its lease, and it would run on beside its own repetition.
@@ -615,7 +639,19 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
-def _describe_end(status: int) -> str:
+def adopt_orphans() -> None:
+    """Become the parent of what the programs started here leave behind (Linux)."""
+    if _prctl is not None:
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def overrun(attempt: Claim) -> str:
+    """Say of an attempt that it was killed for its time."""
+    return f"the job overran its {attempt.timeout_seconds} s and was killed"
+
+
+def describe_end(status: int) -> str:
+    """Say how a job's process ended, by the status that `wait` gives."""
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
         with suppress(ValueError):
@@ -623,8 +659,8 @@ def _describe_end(status: int) -> str:
     return f"the job's process ended by itself with code {code}"
 
 
-def _ignore(_signum: int, _frame: FrameType | None) -> None:
-    pass
+def ignore(_signum: int, _frame: FrameType | None) -> None:
+    """Do nothing about a signal."""
 
 
 def _text(value: Any) -> str:

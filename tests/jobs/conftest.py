@@ -8,12 +8,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from flask import Flask
-from job_helpers import Ledger, Process, run_burst
+from job_helpers import KINDS, WORDS, Ledger, Process, run_burst
 from redis import Redis
 
+from ghost import db
+from ghost.jobs import JobFunction
 from ghost.testing.servers import Redis as RedisServer
 
 FOLDER = Path(__file__).parent
@@ -55,10 +58,37 @@ def keep_signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """One after the other, the kinds of workers of which the same is promised."""
+    return str(request.param)
+
+
 @pytest.fixture
-def work(app: Flask, redis_server: RedisServer, keep_signals: None) -> Callable[[], None]:
+def work(
+    app: Flask, redis_server: RedisServer, keep_signals: None, kind: str
+) -> Callable[[], None]:
     """Run a worker in this process until there is nothing left to do."""
-    return lambda: run_burst(app, redis_server)
+    return lambda: run_burst(app, redis_server, kind)
+
+
+@pytest.fixture
+def start_worker(start: Callable[..., Process], kind: str) -> Callable[..., Process]:
+    """Start a worker as a process, with variables of its environment."""
+    return lambda **variables: start(*WORDS[kind], **variables)
+
+
+@pytest.fixture
+def enqueue(app: Flask) -> Callable[..., UUID]:
+    """Enqueue a job and commit."""
+
+    def add(function: JobFunction[..., object], *args: object, **kwargs: object) -> UUID:
+        with app.app_context():
+            job_id = function.enqueue(*args, **kwargs)
+            db.session.commit()
+        return job_id
+
+    return add
 
 
 @pytest.fixture

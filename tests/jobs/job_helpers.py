@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -20,6 +21,7 @@ from rq.serializers import JSONSerializer
 
 from ghost.database import db_manager
 from ghost.jobs.ledger import jobs
+from ghost.jobs.pool import PoolWorker
 from ghost.jobs.worker import GhostWorker
 from ghost.testing.servers import Redis as RedisServer
 
@@ -61,11 +63,21 @@ class Ledger:
         wait_until(lambda: set(self.statuses()) == {status}, seconds, self.statuses)
 
 
-def run_burst(app: Flask, redis_server: RedisServer) -> None:
+KINDS: dict[str, Callable[..., GhostWorker]] = {
+    "fork": GhostWorker,
+    "pool": partial(PoolWorker, processes=1),
+}
+"""The workers of which the same is promised, each running one job at a time."""
+
+WORDS = {"fork": ("flask", "worker", "--fork"), "pool": ("flask", "worker", "--processes", "1")}
+"""How each of them is started as a process."""
+
+
+def run_burst(app: Flask, redis_server: RedisServer, kind: str = "fork") -> None:
     """Run a worker in this process until there is nothing left to do."""
     client = Redis.from_url(redis_server.url)
-    worker = GhostWorker(["high", "default", "low"], connection=client, application=app)
-    worker.work(burst=True)
+    queues = ["high", "default", "low"]
+    KINDS[kind](queues, connection=client, application=app).work(burst=True)
 
 
 class Process:

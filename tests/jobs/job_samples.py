@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from datetime import date, datetime
@@ -187,3 +188,37 @@ def open_to_all(number: int, key: UUID | None = None) -> int:
 @job(public=True, permission="users:read")
 def open_to_some() -> None:
     """Started by whoever may read accounts."""
+
+
+@job
+def wander(path: str) -> None:
+    """Leave behind another folder, other signal handlers, and an alarm."""
+    os.chdir("/")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    signal.alarm(1)
+    note(path, str(os.getpid()))
+
+
+@job
+def look_around(path: str, seconds: float) -> None:
+    time.sleep(seconds)
+    handler = getattr(signal.getsignal(signal.SIGTERM), "__name__", "none")
+    note(path, f"{os.getpid()} {Path.cwd()} {handler}")
+
+
+@job(max_attempts=1)
+def start_program(path: str, fails: bool) -> None:
+    """Start a program and don't wait for it."""
+    program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    note(path, f"{os.getpid()} {program.pid}")
+    if fails:
+        raise ValueError("and the program runs on")
+
+
+@job(max_attempts=1)
+def start_thread(path: str) -> None:
+    """Start a thread that goes on when the job has failed."""
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+    note(path, str(os.getpid()))
+    raise ValueError("and the thread runs on")

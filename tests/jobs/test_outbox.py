@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from threading import Thread
 from uuid import UUID
 
 import job_samples as samples
 import pytest
 import sqlalchemy as sa
+from job_helpers import wait_until
 
 from ghost import db, db_manager
 from ghost.database import ReadOnlyRequest
-from ghost.jobs import current_job, outbox
+from ghost.jobs import current_job, outbox, runner
 from ghost.jobs.models import Job
 from ghost.jobs.transport import Entry
 from ghost.logging import request_id_var, user_id_var
@@ -36,6 +38,23 @@ def test_a_committed_job_is_handed_to_rq(session, ledger, queue, redis):
     assert (row.status, row.name, row.args) == ("queued", "job_samples.write", {"path": "x"})
     assert row.sent_at is not None
     assert redis.smembers("rq:queues") == {"rq:queue:default"}
+
+
+def test_an_entry_that_a_waiting_worker_takes_at_once_is_marked_by_its_claim(
+    session, ledger, queue, redis
+):
+    worker = Thread(target=lambda: redis.blpop("rq:queue:default", 10))
+    worker.start()
+    wait_until(lambda: redis.info("clients")["blocked_clients"] == 1)
+    job_id = samples.write.enqueue("x")
+
+    session.commit()
+
+    worker.join()
+    assert queue() == []
+    assert ledger.get(job_id).sent_at is None
+    runner.claim(job_id, 1)
+    assert ledger.get(job_id).sent_at is not None
 
 
 def test_an_entry_in_redis_carries_the_id_and_nothing_else(session, redis):

@@ -25,29 +25,21 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def enqueue(app):
-    def add(function, *args, **kwargs):
-        with app.app_context():
-            job_id = function.enqueue(*args, **kwargs)
-            db.session.commit()
-        return job_id
-
-    return add
-
-
-@pytest.fixture
-def log_lines():
-    lines = []
-    sink = logger.add(lambda message: lines.append(message.record["message"]), level="INFO")
-    yield lines
+def log(tmp_path):
+    """The file that gets the log of this process and of those that it forks."""
+    path = tmp_path / "log"
+    sink = logger.add(path, format="{message}", level="INFO")
+    yield path
     logger.remove(sink)
 
 
-def test_a_worker_runs_each_job_in_a_process_of_its_own(enqueue, work, ledger, out, redis):
+def test_a_forking_worker_runs_each_job_in_a_process_of_its_own(
+    app, redis_server, keep_signals, enqueue, ledger, out, redis
+):
     enqueue(samples.last, str(out), 0)
     enqueue(samples.last, str(out), 0)
 
-    work()
+    run_burst(app, redis_server)
 
     ledger.wait_for("finished")
     pids = {int(line.split()[1]) for line in out.read_text().splitlines()}
@@ -265,7 +257,7 @@ FORGERIES = {
 @pytest.mark.parametrize("fields", FORGERIES.values(), ids=FORGERIES)
 @pytest.mark.parametrize("rq_id", ["5f0c7a52-1111-4222-8333-444455556666", "x" * 32, "a:b"])
 def test_a_forged_entry_does_nothing_but_a_log_line(
-    redis, enqueue, work, out, tmp_path, log_lines, ledger, rq_id, fields
+    redis, enqueue, work, out, tmp_path, log, ledger, rq_id, fields
 ):
     forged = tmp_path / "forged"
     forge(redis, rq_id, forged, **fields)
@@ -275,7 +267,7 @@ def test_a_forged_entry_does_nothing_but_a_log_line(
 
     assert not forged.exists()
     assert out.read_text() == "ran\n"
-    assert "An entry that Ghost did not write was dropped from a queue." in log_lines
+    assert "An entry that Ghost did not write was dropped from a queue." in log.read_text()
     assert ledger.statuses() == ["finished"]
 
 
@@ -307,7 +299,7 @@ def test_rubbish_in_redis_does_not_stop_a_worker(redis_server, redis, enqueue, w
     assert out.read_text() == "ran\n"
 
 
-def test_foreign_entries_cannot_fill_the_log(redis, enqueue, work, out, log_lines, monkeypatch):
+def test_foreign_entries_cannot_fill_the_log(redis, enqueue, work, out, log, monkeypatch):
     monkeypatch.setattr(worker_module, "_foreign_entries", worker_module._Sparing(limit=3))
     for number in range(50):
         redis.rpush("rq:queue:default", f"foreign-{number}")
@@ -316,7 +308,7 @@ def test_foreign_entries_cannot_fill_the_log(redis, enqueue, work, out, log_line
     work()
 
     assert out.read_text() == "ran\n"
-    assert sum("did not write" in line for line in log_lines) == 3
+    assert log.read_text().count("did not write") == 3
 
 
 def test_rqs_own_way_to_run_a_job_is_closed(app):
@@ -364,8 +356,8 @@ def test_a_worker_has_no_command_channel(app, redis):
 
 
 @pytest.mark.slow
-def test_a_stopped_worker_finishes_its_job_and_takes_no_more(start, enqueue, ledger, out):
-    worker = start("flask", "worker")
+def test_a_stopped_worker_finishes_its_job_and_takes_no_more(start_worker, enqueue, ledger, out):
+    worker = start_worker()
     enqueue(samples.last, str(out), 2.0)
     wait_until(out.exists)
     enqueue(samples.write, str(out))
@@ -378,8 +370,8 @@ def test_a_stopped_worker_finishes_its_job_and_takes_no_more(start, enqueue, led
 
 
 @pytest.mark.slow
-def test_sigterm_for_all_its_processes_ends_no_job_either(start, enqueue, ledger, out):
-    worker = start("flask", "worker")
+def test_sigterm_for_all_its_processes_ends_no_job_either(start_worker, enqueue, ledger, out):
+    worker = start_worker()
     enqueue(samples.last, str(out), 2.0)
     wait_until(out.exists)
 
@@ -391,8 +383,8 @@ def test_sigterm_for_all_its_processes_ends_no_job_either(start, enqueue, ledger
 
 
 @pytest.mark.slow
-def test_a_second_signal_gives_the_running_job_back(start, enqueue, ledger, out):
-    worker = start("flask", "worker")
+def test_a_second_signal_gives_the_running_job_back(start_worker, enqueue, ledger, out):
+    worker = start_worker()
     job_id = enqueue(samples.last, str(out), 60.0)
     wait_until(out.exists)
 
@@ -402,12 +394,35 @@ def test_a_second_signal_gives_the_running_job_back(start, enqueue, ledger, out)
 
     assert worker.wait(10) == 0
     row = ledger.get(job_id)
-    assert (row.status, row.error) == ("retrying", "the worker was stopped at once")
+    assert (row.status, row.error) == ("queued", None)
+    assert row.max_attempts - row.attempts == 5  # as many as before
 
 
 @pytest.mark.slow
-def test_an_idle_worker_stops_at_once(start, redis):
-    worker = start("flask", "worker")
+def test_a_job_that_outlasts_the_wait_of_a_stopped_worker_is_given_back(
+    start_worker, enqueue, ledger, out
+):
+    worker = start_worker(GHOST_JOBS__STOP_TIMEOUT="1")
+    job_id = enqueue(samples.last, str(out), 4.0)
+    wait_until(out.exists)
+    child = int(out.read_text().split()[1])
+
+    worker.signal(signal.SIGTERM)
+
+    assert worker.wait(10) == 0
+    assert not is_running(child)
+    row = ledger.get(job_id)
+    assert (row.status, row.error, row.lease_until) == ("queued", None, None)
+    start_worker()
+    ledger.wait_for("finished", seconds=15)  # at once, not when a lease ends
+    row = ledger.get(job_id)
+    assert (row.attempts, row.max_attempts) == (2, 6)
+    assert "the job is given back" in worker.says()
+
+
+@pytest.mark.slow
+def test_an_idle_worker_stops_at_once(start_worker, redis):
+    worker = start_worker()
     worker.wait_for("Worker started.")
 
     worker.signal(signal.SIGTERM)
@@ -417,15 +432,15 @@ def test_an_idle_worker_stops_at_once(start, redis):
 
 
 @pytest.mark.slow
-def test_the_job_of_a_killed_worker_runs_again_after_its_lease(start, enqueue, ledger, out):
-    worker = start("flask", "worker")
+def test_the_job_of_a_killed_worker_runs_again_after_its_lease(start_worker, enqueue, ledger, out):
+    worker = start_worker()
     job_id = enqueue(samples.last, str(out), 3.0)
     wait_until(out.exists)
     for pid in (*worker.children(), worker.pid):
         os.kill(pid, signal.SIGKILL)
     worker.wait()
 
-    other = start("flask", "worker")
+    other = start_worker()
     other.wait_for("Worker started.")
     time.sleep(2)
     assert ledger.get(job_id).status == "started"  # not before its lease ends
@@ -438,8 +453,8 @@ def test_the_job_of_a_killed_worker_runs_again_after_its_lease(start, enqueue, l
 
 
 @pytest.mark.slow
-def test_a_job_ends_with_its_worker(start, enqueue, out):
-    worker = start("flask", "worker")
+def test_a_job_ends_with_its_worker(start_worker, enqueue, out):
+    worker = start_worker()
     enqueue(samples.last, str(out), 60.0)
     wait_until(out.exists)
     (child,) = worker.children()
@@ -451,8 +466,8 @@ def test_a_job_ends_with_its_worker(start, enqueue, out):
 
 
 @pytest.mark.slow
-def test_two_workers_never_run_one_job_at_the_same_time(start, enqueue, ledger, redis, out):
-    workers = [start("flask", "worker") for _ in range(2)]
+def test_two_workers_never_run_one_job_at_the_same_time(start_worker, enqueue, ledger, redis, out):
+    workers = [start_worker() for _ in range(2)]
     for worker in workers:
         worker.wait_for("Worker started.")
     for _ in range(10):
@@ -469,8 +484,8 @@ def test_two_workers_never_run_one_job_at_the_same_time(start, enqueue, ledger, 
 
 
 @pytest.mark.slow
-def test_a_worker_outlives_redis(start, enqueue, ledger, out, redis_server):
-    worker = start("flask", "worker")
+def test_a_worker_outlives_redis(start_worker, enqueue, ledger, out, redis_server):
+    worker = start_worker()
     enqueue(samples.last, str(out), 3.0)
     wait_until(out.exists)
 
@@ -490,8 +505,8 @@ def test_a_worker_outlives_redis(start, enqueue, ledger, out, redis_server):
 
 
 @pytest.mark.slow
-def test_a_worker_outlives_a_hanging_redis(start, enqueue, ledger, out, redis_server):
-    worker = start("flask", "worker")
+def test_a_worker_outlives_a_hanging_redis(start_worker, enqueue, ledger, out, redis_server):
+    worker = start_worker()
     worker.wait_for("Worker started.")
     redis_server.pause()
     try:
@@ -505,9 +520,11 @@ def test_a_worker_outlives_a_hanging_redis(start, enqueue, ledger, out, redis_se
 
 
 @pytest.mark.slow
-def test_a_worker_that_starts_before_redis_waits_for_it(start, enqueue, ledger, out, redis_server):
+def test_a_worker_that_starts_before_redis_waits_for_it(
+    start_worker, enqueue, ledger, out, redis_server
+):
     redis_server.stop()
-    worker = start("flask", "worker")
+    worker = start_worker()
     worker.wait_for("Redis is away; the worker waits for it.")
     enqueue(samples.write, str(out))
     redis_server.start()
@@ -516,12 +533,23 @@ def test_a_worker_that_starts_before_redis_waits_for_it(start, enqueue, ledger, 
 
 
 @pytest.mark.slow
-def test_jobs_survive_flushall(start, enqueue, ledger, out, redis_server):
+def test_what_stands_in_the_place_of_a_queue_is_removed(start_worker, enqueue, ledger, out, redis):
+    redis.set("rq:queue:default", "no list")
+    start_worker()
+    wait_until(lambda: redis.type("rq:queue:default") != "string")
+
+    enqueue(samples.write, str(out))
+
+    ledger.wait_for("finished")
+
+
+@pytest.mark.slow
+def test_jobs_survive_flushall(start_worker, enqueue, ledger, out, redis_server):
     enqueue(samples.write, str(out))
     redis_server.flush()
     ledger.update(sent_at=utcnow() - timedelta(seconds=60))
 
-    start("flask", "worker")
+    start_worker()
 
     ledger.wait_for("finished", seconds=30)
     assert out.read_text() == "ran\n"
@@ -529,7 +557,7 @@ def test_jobs_survive_flushall(start, enqueue, ledger, out, redis_server):
 
 @pytest.mark.slow
 def test_a_job_survives_kill_9_between_the_commit_and_the_hand_over(
-    start, ledger, out, redis, tmp_path
+    start, start_worker, ledger, out, redis, tmp_path
 ):
     program = tmp_path / "enqueue.py"
     program.write_text(
@@ -548,7 +576,7 @@ def test_a_job_survives_kill_9_between_the_commit_and_the_hand_over(
     assert redis.keys("rq:job:*") == []
     assert [(row.status, row.sent_at) for row in ledger.rows()] == [("queued", None)]
 
-    start("flask", "worker")
+    start_worker()
 
     ledger.wait_for("finished")
     assert out.read_text() == "ran\n"
