@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from types import FrameType
 from typing import Any, Final
 from uuid import UUID
@@ -34,6 +35,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ghost.jobs import runner
 from ghost.jobs.models import FINISHED
+from ghost.jobs.queues import paused_queues
 from ghost.jobs.runner import Claim
 from ghost.jobs.transport import parse_rq_id
 from ghost.jobs.worker import POLL_SECONDS, GhostQueue, adopt_orphans, end_with
@@ -104,6 +106,7 @@ class Child:
         self._app = app
         self._connection = connection
         self._queues = queues
+        self._open_queues = list(queues)
         self._orders = orders
         self._folder = os.open(".", os.O_RDONLY)
         self._is_stopped = False
@@ -148,7 +151,6 @@ class Child:
         self._is_stopped = True
 
     def _tell(self, *words: Any) -> None:
-        # In one piece: a line is shorter than PIPE_BUF.
         os.write(self._orders.pipe, orjson.dumps(words) + b"\n")
 
     # --- Redis ------------------------------------------------------------------------------------
@@ -161,7 +163,7 @@ class Child:
             return None
         try:
             return GhostQueue.dequeue_any(
-                self._queues,
+                self._open_queues,
                 None if self._orders.burst else POLL_SECONDS,
                 connection=self._connection,
             )
@@ -169,11 +171,14 @@ class Child:
             return None
 
     def _may_not_take(self) -> bool:
-        """Tell whether all work is suspended; what is known of it may be a second old."""
+        """Tell whether all work is suspended or paused; what is known may be a second old."""
         if time.monotonic() - self._suspension_at >= SUSPENSION_SECONDS:
-            self._is_suspended = is_suspended(self._connection)
             self._suspension_at = time.monotonic()
-        return self._is_suspended
+            self._is_suspended = is_suspended(self._connection)
+            with suppress(SQLAlchemyError):  # away: what was paused stays so, until a claim fails
+                paused = paused_queues()
+                self._open_queues = [queue for queue in self._queues if queue.name not in paused]
+        return self._is_suspended or not self._open_queues
 
     def _put_back(self, job: RQJob, queue: RQQueue) -> None:
         # Where this fails, the sweep finds the job in the ledger.
@@ -251,5 +256,6 @@ def read_attempt(words: dict[str, Any]) -> Claim:
             **words,
             "job_id": UUID(words["job_id"]),
             "created_by": UUID(created_by) if created_by is not None else None,
+            "started_at": datetime.fromisoformat(words["started_at"]),
         }
     )

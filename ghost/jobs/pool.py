@@ -99,8 +99,12 @@ class PoolWorker(GhostWorker):
         while not (self._stop_requested or is_suspended(self.connection)):
             self._serve(app, self._wanted, burst=True)
             # The sweep may also have sent something when the last child had looked already.
-            if not self._sweep_now() and not any(queue.count for queue in self.queues):
+            if not self._sweep_now() and not self._waiting():
                 return
+
+    def _waiting(self) -> int:
+        """How many entries wait in Redis that may be taken."""
+        return sum(queue.count for queue in self.queues if queue.name not in self._paused)
 
     def _serve(self, app: Flask, wanted: int, *, burst: bool) -> None:
         """Keep children in so many places until told to stop, or until each found nothing to do."""
@@ -227,7 +231,7 @@ class PoolWorker(GhostWorker):
             # A row that is no longer ours may be one that the child has just settled: it has until
             # the next heartbeat to say so.
             slot.strikes = 0 if self._renew(slot.running) else slot.strikes + 1
-            if slot.strikes > 1:
+            if slot.strikes > 1 or (slot.strikes and self._is_canceled(slot.running)):
                 slot.kill(LEASE_LOST)
 
     def _see_to_end(self, slot: _Slot) -> bool:

@@ -44,7 +44,7 @@ class Workers:
 
     COMMANDS = (
         ("flask", "worker"),
-        ("flask", "worker", "--queues", "default,high"),
+        ("flask", "worker", "--fork"),
         ("rq", "worker", "-q", "-c", "ghost.worker"),
     )
 
