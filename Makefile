@@ -2,7 +2,7 @@
 # It needs Python 3.11 or newer (with venv) and make, nothing else.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format typecheck check lock
+.PHONY: help setup run test lint format typecheck faults check lock
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -30,6 +30,10 @@ format: $(INSTALLED) ## Tidy the code
 
 typecheck: $(INSTALLED) ## Check the type annotations
 	$(PYTHON) -m mypy
+
+faults: $(INSTALLED) ## Kill workers, schedulers and Redis at random, and see that nothing is lost
+	$(PYTHON) scripts/faults/jobs.py --jobs 10000 --kills 50
+	$(PYTHON) scripts/faults/schedules.py --minutes 5
 
 check: lint typecheck test ## Everything that must be green before a commit
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import threading
 import time
 from datetime import timedelta
 
@@ -15,7 +16,7 @@ from rq.queue import Queue as RQQueue
 from rq.serializers import JSONSerializer
 
 from ghost import db
-from ghost.jobs import job_finished, runner
+from ghost.jobs import control, job_finished, runner
 from ghost.jobs import worker as worker_module
 from ghost.jobs.worker import GhostJob, GhostWorker, Refused
 from ghost.logging import logger
@@ -213,6 +214,28 @@ def test_the_lease_of_a_running_job_is_renewed(enqueue, work, ledger, out, monke
 
     row = ledger.get(job_id)
     assert (row.status, row.attempts) == ("finished", 1)
+
+
+@pytest.mark.slow
+def test_a_running_job_that_is_canceled_is_stopped_with_the_next_heartbeat(
+    app, enqueue, work, ledger, out, monkeypatch
+):
+    monkeypatch.setattr(runner, "HEARTBEAT_SECONDS", 0.5)
+    job_id = enqueue(samples.last, str(out), 30.0)
+
+    def cancel():
+        wait_until(lambda: ledger.get(job_id).status == "started")
+        with app.app_context():
+            control.cancel(job_id)
+            db.session.commit()
+
+    threading.Thread(target=cancel).start()
+    started = time.monotonic()
+    work()
+
+    row = ledger.get(job_id)
+    assert time.monotonic() - started < 10
+    assert (row.status, [entry["outcome"] for entry in row.history]) == ("canceled", ["canceled"])
 
 
 @pytest.mark.slow
