@@ -33,7 +33,7 @@ class ScheduleSetting:
     args: Mapping[str, Any]
 
 
-class ScheduleMistake(ValueError):
+class WrongEntry(ValueError):
     """An entry is no schedule; the text says what was expected.
 
     :ivar got: the value that is not it.
@@ -47,29 +47,29 @@ class ScheduleMistake(ValueError):
 def read_schedule(entry: object) -> ScheduleSetting:
     """Check an entry of `jobs.schedules`.
 
-    :raises ScheduleMistake: something of it is wrong.
+    :raises WrongEntry: something of it is wrong.
     """
     if not isinstance(entry, dict):
-        raise ScheduleMistake("a mapping with a job and with cron or every", entry)
+        raise WrongEntry("a mapping with a job and with cron or every", entry)
     unknown = next((key for key in entry if key not in KEYS), _MISSING)
     if unknown is not _MISSING:
-        raise ScheduleMistake(f"a mapping with no other keys than {', '.join(KEYS)}", unknown)
+        raise WrongEntry(f"a mapping with no other keys than {', '.join(KEYS)}", unknown)
     job, missed = entry.get("job"), entry.get("missed", "once")
     if not isinstance(job, str) or not 0 < len(job) <= 200:
-        raise ScheduleMistake("a schedule whose job is a name like orders.close_stale", job)
+        raise WrongEntry("a schedule whose job is a name like orders.close_stale", job)
     if missed not in MISSED:
-        raise ScheduleMistake(f"a schedule whose missed is {' or '.join(MISSED)}", missed)
+        raise WrongEntry(f"a schedule whose missed is {' or '.join(MISSED)}", missed)
     return ScheduleSetting(job, _timing(entry), _timezone(entry), missed, _arguments(entry))
 
 
 def _timing(entry: Mapping[str, Any]) -> str:
     if ("cron" in entry) == ("every" in entry):
-        raise ScheduleMistake("a schedule with either cron or every", entry)
+        raise WrongEntry("a schedule with either cron or every", entry)
     if "cron" in entry:
         return _checked("cron", entry["cron"], cron_timing, EXPRESSION)
     seconds = entry["every"]
     if isinstance(seconds, bool) or not isinstance(seconds, int):
-        raise ScheduleMistake(f"a schedule whose every is {INTERVAL}", seconds)
+        raise WrongEntry(f"a schedule whose every is {INTERVAL}", seconds)
     return _checked("every", seconds, interval_timing, INTERVAL)
 
 
@@ -81,18 +81,18 @@ def _checked(key: str, value: Any, check: Callable[[Any], str], expected: str) -
     try:
         return check(value)
     except ValueError:
-        raise ScheduleMistake(f"a schedule whose {key} is {expected}", value) from None
+        raise WrongEntry(f"a schedule whose {key} is {expected}", value) from None
 
 
 def _arguments(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     args = entry.get("args", {})
     expected = "a schedule whose args are a mapping of plain JSON, 64 KiB at most"
     if not isinstance(args, dict) or not all(isinstance(name, str) for name in args):
-        raise ScheduleMistake(expected, args)
+        raise WrongEntry(expected, args)
     try:
         size = len(json.dumps(args, allow_nan=False))
     except (TypeError, ValueError, RecursionError):
-        raise ScheduleMistake(expected, args) from None
+        raise WrongEntry(expected, args) from None
     if size > ARGUMENTS_BYTES:
-        raise ScheduleMistake(expected, args)
+        raise WrongEntry(expected, args)
     return args

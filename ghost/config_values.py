@@ -18,7 +18,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from ghost.config_mail import read_smtp_url
-from ghost.config_schedules import ScheduleMistake, ScheduleSetting, read_schedule
+from ghost.config_schedules import ScheduleSetting, WrongEntry, read_schedule
 
 WORD = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62}[A-Za-z0-9])?")
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
@@ -341,7 +341,7 @@ class ScheduleEntry(Kind):
             return value
         try:
             return read_schedule(value)
-        except ScheduleMistake as mistake:
+        except WrongEntry as mistake:
             raise Mismatch(str(mistake), describe(mistake.got, hidden=False)) from None
 
     def mask(self, value: Any) -> object:

@@ -85,7 +85,8 @@ def reconcile(declared: Mapping[str, Declaration], now: datetime) -> Changes:
 
 def _insert(connection: Connection, wanted: Declaration, now: datetime) -> bool:
     """Add a schedule; False when another process was faster."""
-    values = asdict(wanted) | {"enabled": True, "handled_until": now}
+    # Created when it begins to be due: a second may end between two looks at the clock.
+    values = asdict(wanted) | {"enabled": True, "handled_until": now, "created_at": now}
     statement = dialect_insert(_schedules).values(**values).on_conflict_do_nothing()
     return bool(connection.execute(statement).rowcount)
 

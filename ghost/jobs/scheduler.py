@@ -61,6 +61,7 @@ class GhostScheduler(Scheduler):
         self._is_reconciled = False
         self._sweeper = make_sweeper(f"{self._holder}:{self.name}")
         self._told: dict[str, str] = {}
+        self._failing: set[str] = set()
         self._heartbeat_at = 0.0
         self._is_busy = True  # until the first look at the clock is over
         self._is_told_to_stop = False
@@ -77,7 +78,7 @@ class GhostScheduler(Scheduler):
         """Fire what is due, and sweep."""
         self._is_busy = True
         try:
-            self._try("the database", self._fire)
+            self._try("use the database", self._fire)
             self._sweeper.tick()
         finally:
             self._is_busy = False
@@ -101,15 +102,15 @@ class GhostScheduler(Scheduler):
         if time.monotonic() < self._heartbeat_at:
             return
         self._heartbeat_at = time.monotonic() + HEARTBEAT_SECONDS
-        self._try("the database", self._renew_lease)
-        self._try("Redis", self._register)
+        self._try("use the database", self._renew_lease)
+        self._try("use Redis", self._register)
 
     def register_death(self) -> None:
         """Say goodbye, to who is there to hear it."""
         try:
-            self._try("the database", self._give_lease_back)
+            self._try("use the database", self._give_lease_back)
             self._sweeper.release()
-            self._try("Redis", lambda: self.connection.delete(self.key))
+            self._try("use Redis", lambda: self.connection.delete(self.key))
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             logger.bind(pid=os.getpid()).info("Scheduler stopped.")
@@ -143,8 +144,9 @@ class GhostScheduler(Scheduler):
             if changes:
                 logger.bind(**asdict(changes)).info("Schedules were taken up.")
         tick = clock.fire_due(now)
-        for name in tick.failures.keys() | self._failing():
-            self._note(f"the schedule {name}", tick.failures.get(name))
+        for name in tick.failures.keys() | self._failing:
+            self._note(f"fire the schedule {name}", tick.failures.get(name))
+        self._failing = set(tick.failures)
 
     def _renew_lease(self) -> None:
         until = utcnow() + timedelta(seconds=LEASE_SECONDS)
@@ -176,20 +178,16 @@ class GhostScheduler(Scheduler):
         else:
             self._note(what, None)
 
-    def _failing(self) -> set[str]:
-        prefix = "the schedule "
-        return {what.removeprefix(prefix) for what in self._told if what.startswith(prefix)}
-
     def _note(self, what: str, error: Exception | None) -> None:
         problem = type(error).__name__ if error is not None else None
         if self._told.get(what) == problem:
             return
         if problem is None:
             del self._told[what]
-            logger.info("The scheduler can use {} again.", what)
+            logger.info("The scheduler can {} again.", what)
         else:
             self._told[what] = problem
-            logger.bind(error=str(error)).warning("The scheduler can't use {}; it goes on.", what)
+            logger.bind(error=str(error)).warning("The scheduler can't {}; it goes on.", what)
 
 
 @click.command("scheduler")

@@ -174,7 +174,7 @@ def _from_config(name: str, setting: ScheduleSetting) -> Declaration:
     try:
         find(setting.job).arguments.load(setting.args)
     except (UnknownJob, TypeError) as error:
-        raise ScheduleMistake(f"jobs.schedules.{name} ({CONFIG}): {error}") from error
+        raise ScheduleMistake(f"jobs.schedules.{name}: {error}") from error
     return Declaration(
         name, setting.job, setting.timing, setting.timezone, setting.missed, setting.args, CONFIG
     )

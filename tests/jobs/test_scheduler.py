@@ -7,14 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
 from job_helpers import ROOT, wait_until
 
 from ghost.database import db, db_manager
+from ghost.jobs import clock
 from ghost.jobs.models import SCHEDULER_LEASES, Lease, Schedule, ScheduleRun
 from ghost.jobs.scheduler import GhostScheduler
+from ghost.jobs.schedules import Declaration
+from ghost.logging import logger
+from ghost.models import utcnow
 from ghost.testing.servers import PostgreSQL
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -31,6 +36,14 @@ def start_scheduler(start, out):
         return process
 
     return run
+
+
+@pytest.fixture
+def log_lines():
+    lines = []
+    sink = logger.add(lambda message: lines.append(message.record["message"]), level="INFO")
+    yield lines
+    logger.remove(sink)
 
 
 @pytest.fixture
@@ -173,9 +186,7 @@ def test_a_schedule_of_an_unknown_job_stops_the_start_in_clear_words(start):
         scheduler.says()
         .strip()
         .splitlines()[-1]
-        .startswith(
-            "Error: jobs.schedules.nightly (config): no job function is registered as 'shop.clse'"
-        )
+        .startswith("Error: jobs.schedules.nightly: no job function is registered as 'shop.clse'")
     )
     assert "Traceback" not in scheduler.says()
 
@@ -197,6 +208,18 @@ def test_what_stands_in_rq_schedulers_own_set_is_not_read(app, redis, tmp_path, 
 
     assert redis.zrange("rq:scheduler:scheduled_jobs", 0, -1) == ["forged"]
     assert redis.keys("rq:queue:*") == []
+
+
+def test_a_schedule_that_cannot_be_fired_is_told_once(app, log_lines):
+    gone = Declaration("gone", "shop.gone", "every 1", "UTC", "once", {}, "code")
+    with app.app_context():
+        clock.reconcile({"gone": gone}, utcnow() - timedelta(seconds=10))
+        scheduler = GhostScheduler({"gone": gone})
+
+        for _ in range(3):
+            scheduler.enqueue_jobs()
+
+    assert log_lines.count("The scheduler can't fire the schedule gone; it goes on.") == 1
 
 
 def test_a_killed_scheduler_is_counted_until_its_lease_ends(start_scheduler, read):
