@@ -205,6 +205,7 @@ class GhostWorker(Worker):
         self._sweeper: Sweeper  # made when the work begins
         self._registered_at = 0.0
         self._paused: set[str] = set()
+        self._paused_at = 0.0
         self._is_told_to_kill = False
         self._stop_requested_at = 0.0
 
@@ -319,8 +320,10 @@ class GhostWorker(Worker):
         """Do what is due beside the jobs: sign of life, paused queues, sweep."""
         if time.monotonic() - self._registered_at >= runner.HEARTBEAT_SECONDS:
             self.heartbeat()
-        with suppress(SQLAlchemyError):  # the sweep says that the database is away
-            self._paused = paused_queues()
+        if time.monotonic() - self._paused_at >= POLL_SECONDS:
+            self._paused_at = time.monotonic()
+            with suppress(SQLAlchemyError):  # the sweep says that the database is away
+                self._paused = paused_queues()
         self._sweeper.tick()
 
     def _sweep_now(self) -> int:
