@@ -247,6 +247,11 @@ def shorten(text: str, limit: int) -> str:
     return f"{text[:half]} ... {len(text) - 2 * half} characters left out ... {text[-half:]}"
 
 
+def storable(text: str) -> str:
+    """Return a text that every database stores: no NUL, and no half a character."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()
+
+
 def redact_json(value: Any) -> Any:
     """Return JSON without secrets, and otherwise whole: for what is kept and not logged."""
     if isinstance(value, str):

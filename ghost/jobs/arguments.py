@@ -163,9 +163,15 @@ def _dump_integer(value: Any) -> int:
 
 
 def _dump_float(value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if type(value) not in (int, float):
         raise Unfit("a finite float")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an int of more than a thousand bits
+        raise Unfit("a finite float") from None
+    if not math.isfinite(number):
+        raise Unfit("a finite float")
+    return number
 
 
 def _dump_boolean(value: Any) -> bool:
@@ -183,7 +189,10 @@ def _dump_uuid(value: Any) -> str:
 def _dump_datetime(value: Any) -> str:
     if not isinstance(value, datetime) or value.tzinfo is None:
         raise Unfit("an aware datetime")
-    return value.astimezone(UTC).isoformat()
+    try:
+        return value.astimezone(UTC).isoformat()
+    except OverflowError:
+        raise Unfit("a datetime of the years 1 to 9999 in UTC") from None
 
 
 def _dump_date(value: Any) -> str:
@@ -202,7 +211,13 @@ def _load_datetime(value: str) -> datetime:
     parsed = datetime.fromisoformat(value)
     if parsed.tzinfo is None:
         raise ValueError(value)
-    return parsed
+    return parsed.astimezone(UTC)
+
+
+def _load_decimal(value: str) -> Decimal:
+    if type(value) is not str:  # Decimal itself takes lists, and true for 1
+        raise TypeError(value)
+    return Decimal(value)
 
 
 _SCALARS: dict[Any, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
@@ -213,7 +228,7 @@ _SCALARS: dict[Any, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     UUID: (_dump_uuid, UUID),
     datetime: (_dump_datetime, _load_datetime),
     date: (_dump_date, date.fromisoformat),
-    Decimal: (_dump_decimal, Decimal),
+    Decimal: (_dump_decimal, _load_decimal),
 }
 
 
@@ -281,7 +296,7 @@ def _load(value: Any, annotation: Any) -> Any:
     if annotation in _SCALARS:
         try:
             return _SCALARS[annotation][1](value)
-        except (ValueError, TypeError, AttributeError, InvalidOperation):
+        except (ValueError, TypeError, AttributeError, InvalidOperation, OverflowError):
             raise Unfit(f"a {annotation.__name__}") from None
     if _is_enum(annotation):
         try:

@@ -151,7 +151,9 @@ class Child:
         self._is_stopped = True
 
     def _tell(self, *words: Any) -> None:
-        os.write(self._orders.pipe, orjson.dumps(words) + b"\n")
+        line = orjson.dumps(words) + b"\n"
+        while line:  # a signal may come in the middle of a long one
+            line = line[os.write(self._orders.pipe, line) :]
 
     # --- Redis ------------------------------------------------------------------------------------
 

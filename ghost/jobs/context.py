@@ -14,7 +14,8 @@ from werkzeug.local import LocalProxy
 from ghost.database import db
 from ghost.jobs.ledger import jobs, ledger
 from ghost.jobs.models import STARTED
-from ghost.logging import logger
+from ghost.logging import logger, redact_text
+from ghost.redaction import storable
 
 # A loop may report each of its steps; not each is written.
 REPORT_SECONDS = 0.25
@@ -52,10 +53,10 @@ class RunningJob:
 
         Seen at once on PostgreSQL; on SQLite, where a job that has written keeps everybody else
         from writing, with its commit. Of several reports in a quarter of a second the first is
-        kept, and the last one of all.
+        kept, and 100 % always.
 
         :param percent: from 0 to 100.
-        :param message: a few words, 200 characters at most are kept.
+        :param message: a few words, of which 200 characters are kept, without secrets.
         :raises ValueError: the percentage is none.
         """
         if not 0 <= percent <= 100:
@@ -68,7 +69,7 @@ class RunningJob:
             "key": self.id,
             "number": self.attempt,
             "percent": round(percent),
-            "text": message[:MESSAGE_LENGTH] or None,
+            "text": storable(redact_text(message))[:MESSAGE_LENGTH] or None,
         }
         if db.engine.dialect.name == "sqlite" and db.session().in_transaction():
             db.session.connection().execute(_report, values)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import aliased
 
 from ghost.database import db, lock_row
 from ghost.errors import Conflict, NotFound
 from ghost.jobs import outbox, registry
-from ghost.jobs.models import AGAIN, CANCELED, FAILED, QUEUED, STARTED, Job
-from ghost.jobs.runner import attempt_entry
+from ghost.jobs.models import AGAIN, CANCELED, FAILED, QUEUED, SCHEDULED, STARTED, Job
+from ghost.jobs.runner import LEASE_SECONDS, attempt_entry
 from ghost.jobs.transport import Entry
 from ghost.logging import logger
 from ghost.models import utcnow
@@ -73,6 +74,8 @@ def cancel(job_id: UUID) -> Job:
 def retry(job_id: UUID) -> Job:
     """Try a failed or canceled job again, now, as often as a new one.
 
+    One that was canceled while it ran waits until its lease would have ended.
+
     :raises NotFound: there is none.
     :raises Conflict: it is neither failed nor canceled.
     :raises SameJobWaits: it is unique, and its like waits or runs.
@@ -85,15 +88,25 @@ def retry(job_id: UUID) -> Job:
             _give_another_try(job, utcnow())
     except IntegrityError as error:
         raise SameJobWaits from error
-    outbox.send_after_commit(Entry(job.id, job.queue, job.attempts + 1))
+    if job.status == QUEUED:
+        outbox.send_after_commit(Entry(job.id, job.queue, job.attempts + 1))
     return job
 
 
 def _give_another_try(job: Job, now: datetime) -> None:
     job.status, job.run_at = QUEUED, now
+    if job.finished_at is not None and _was_stopped(job):
+        # Its process may run still: not before the lease would have ended.
+        job.run_at = max(now, job.finished_at + timedelta(seconds=LEASE_SECONDS))
+        job.status = SCHEDULED if job.run_at > now else QUEUED
     job.finished_at = job.sent_at = job.error = None
     job.max_attempts = job.attempts + _attempts_of(job.name)
     job.kills = 0
+
+
+def _was_stopped(job: Job) -> bool:
+    """Tell whether a job was canceled while it ran."""
+    return bool(job.history) and job.history[-1]["outcome"] == CANCELED
 
 
 def _attempts_of(name: str) -> int:
@@ -104,15 +117,30 @@ def _attempts_of(name: str) -> int:
 
 
 def find_failed(
-    *, status: str = FAILED, name: str | None = None, queue: str | None = None
+    *,
+    status: str = FAILED,
+    name: str | None = None,
+    queue: str | None = None,
+    limit: int | None = None,
 ) -> list[UUID]:
-    """Return the ids of the jobs that a retry of many is about, the oldest first."""
-    statement = sa.select(Job.id).where(Job.status == status)
+    """Return the ids of the jobs that a retry of many is about, the oldest first.
+
+    Of those that must be unique one of each, and none whose like waits or runs.
+    """
+    like, earlier = aliased(Job), aliased(Job)
+    is_there = sa.exists().where(like.unique_key == Job.unique_key, like.finished_at.is_(None))
+    is_second = sa.exists().where(
+        earlier.unique_key == Job.unique_key, earlier.status == status, earlier.id < Job.id
+    )
+    statement = sa.select(Job.id).where(
+        Job.status == status,
+        sa.or_(Job.unique_key.is_(None), sa.not_(sa.or_(is_there, is_second))),
+    )
     if name is not None:
         statement = statement.where(Job.name == name)
     if queue is not None:
         statement = statement.where(Job.queue == queue)
-    return list(db.session.scalars(statement.order_by(Job.id)))
+    return list(db.session.scalars(statement.order_by(Job.id).limit(limit)))
 
 
 def retry_many(job_ids: list[UUID]) -> Iterator[UUID]:

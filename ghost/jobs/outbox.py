@@ -58,7 +58,7 @@ def add(run_at: datetime | None, *, unique_key: str | None = None, **values: Any
     row = {
         "id": uuid7(),
         "status": QUEUED if is_due else SCHEDULED,
-        "run_at": run_at or now,
+        "run_at": now if is_due else run_at,
         "unique_key": unique_key,
         **values,
     }

@@ -175,9 +175,11 @@ class PoolWorker(GhostWorker):
         # Nothing of it is urgent, and to wake up twice for each job takes time from the jobs.
         time.sleep(NAP_SECONDS)
         for key, _ in self._selector.select(0):
-            slot: _Slot = key.data
-            for words in slot.read(self._selector):
-                self._hear(slot, *words)
+            self._listen_to(key.data)
+
+    def _listen_to(self, slot: _Slot) -> None:
+        for words in slot.read(self._selector):
+            self._hear(slot, *words)
 
     def _hear(self, slot: _Slot, kind: str, *details: Any) -> None:
         slot.heard_at = time.monotonic()
@@ -223,32 +225,40 @@ class PoolWorker(GhostWorker):
             slot.kill(STOPPED)
         elif slot.running is None:
             if now - slot.heard_at >= SILENCE_SECONDS:
-                slot.kill("it did not respond")
+                self._kill(slot, "it did not respond")
         elif now >= slot.deadline:
-            slot.kill(overrun(slot.running))
+            self._kill(slot, overrun(slot.running))
         elif now >= slot.renewal_at:
             slot.renewal_at = now + runner.HEARTBEAT_SECONDS
             # A row that is no longer ours may be one that the child has just settled: it has until
             # the next heartbeat to say so.
             slot.strikes = 0 if self._renew(slot.running) else slot.strikes + 1
             if slot.strikes > 1 or (slot.strikes and self._is_canceled(slot.running)):
-                slot.kill(LEASE_LOST)
+                self._kill(slot, LEASE_LOST)
+
+    def _kill(self, slot: _Slot, reason: str) -> None:
+        """Kill a child for what it runs, unless it has gone on to another job meanwhile."""
+        meant = slot.running
+        self._listen_to(slot)
+        if slot.running is meant:
+            slot.kill(reason)
 
     def _see_to_end(self, slot: _Slot) -> bool:
         """Clear the place of a child that has ended; False when it has not."""
         pid, status = os.waitpid(slot.pid, os.WNOHANG)
         if not pid:
             return False
-        for words in slot.read(self._selector):
-            self._hear(slot, *words)
+        self._listen_to(slot)
         if slot.running is not None or slot.outcome != FINISHED:
             slot.kill_group()  # what an unfinished job started does not outlive it
         slot.close(self._selector)
         self._slots.remove(slot)
         if slot.running is not None:
             began = slot.deadline - slot.running.timeout_seconds - self.grace_seconds
+            is_meant = slot.reason is None or slot.running is slot.killed_for
+            reason = slot.reason if is_meant else STOPPED  # else it had only just begun
             with _ids_of(slot.running):
-                outcome = self._settle(slot.running, slot.reason or describe_end(status))
+                outcome = self._settle(slot.running, reason or describe_end(status))
             self._count(slot.running, outcome, time.monotonic() - began)
         elif status:
             logger.bind(pid=slot.pid, reason=slot.reason or describe_end(status)).warning(
@@ -285,7 +295,8 @@ class _Slot:
         self.deadline = 0.0
         self.renewal_at = 0.0
         self.strikes = 0
-        self.reason: str | None = None  # why it was killed
+        self.reason: str | None = None  # why it was killed, and for which attempt
+        self.killed_for: Claim | None = None
         self._receiver = receiver
         self._pidfd: int | None = None
         self._unread = b""
@@ -316,7 +327,7 @@ class _Slot:
 
     def kill(self, reason: str) -> None:
         """Kill the process and those that it started."""
-        self.reason = reason
+        self.reason, self.killed_for = reason, self.running
         self.kill_group()
 
     def kill_group(self) -> None:

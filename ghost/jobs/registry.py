@@ -7,7 +7,8 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Collection, Iterator
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from functools import update_wrapper
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 from uuid import UUID
@@ -27,6 +28,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Unique = Literal["args"] | Callable[..., object] | None
+
+LARGEST = 10_000_000  # seconds of a time limit (four months), or attempts
 
 _NAME = re.compile(r"[A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*)*", re.ASCII)
 
@@ -114,7 +117,7 @@ class JobFunction(Generic[P, R]):
         same = dumped if self.unique == "args" else self.unique(*args, **kwargs)
         if same is None:
             return None
-        text = json.dumps([self.name, same], sort_keys=True, default=str)
+        text = json.dumps([self.name, same], sort_keys=True, default=_comparable)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _add(
@@ -203,8 +206,8 @@ def job(
             )
         fixed_attempts = None if callable(max_attempts) else max_attempts
         for option, value in (("max_attempts", fixed_attempts), ("timeout", timeout)):
-            if value is not None and (type(value) is not int or value < 1):
-                raise ValueError(f"{title}: {option} must be a whole number from 1")
+            if value is not None and (type(value) is not int or not 1 <= value <= LARGEST):
+                raise ValueError(f"{title}: {option} must be a whole number from 1 to {LARGEST:,}")
         if not (unique is None or unique == "args" or callable(unique)):
             raise ValueError(f'{title}: unique must be "args" or a function')
         if permission is not None and not public:
@@ -237,6 +240,15 @@ def job(
 def default_name(module: str, function: str) -> str:
     """Return the name under which a function is registered when it states none."""
     return f"{module.removeprefix('ghost.').removesuffix('.jobs')}.{function}"
+
+
+def _comparable(value: object) -> object:
+    """What a unique key has of a value that JSON has not: the same in every process."""
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    if isinstance(value, UUID | date | Decimal):
+        return str(value)
+    raise TypeError(f"a unique key can't have a {type(value).__name__}")
 
 
 def find(name: str) -> JobFunction[..., object]:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from ghost.jobs.models import FAILED, RETRYING
 
+LONGEST_WAIT_AFTER_KILL_SECONDS = 10.0
 LONGEST_WAIT_SECONDS = 365 * 24 * 3600.0
 
 
@@ -72,4 +73,7 @@ def after_failure(
         seconds = error.seconds
     else:
         seconds = backoff_seconds(attempt, base, cap, random())
+    if error is None:
+        # The lease was waited for already, and most often the job is not to blame.
+        seconds = min(seconds, LONGEST_WAIT_AFTER_KILL_SECONDS)
     return Verdict(RETRYING, now + timedelta(seconds=seconds))

@@ -30,7 +30,7 @@ from ghost.jobs.signals import job_failed, job_finished
 from ghost.logging import job_id_var, logger, redact_text, request_id_var, user_id_var
 from ghost.models import utcnow
 from ghost.prepared import PreparedWrite
-from ghost.redaction import redact_json
+from ghost.redaction import redact_json, storable
 from ghost.responses import dumps
 
 LEASE_SECONDS = 30.0
@@ -309,11 +309,15 @@ def _commit(attempt: Claim, returned: object) -> None:
 def _kept(returned: object) -> Any:
     """What the ledger keeps of a function's return value: JSON, without secrets, of bounded size.
 
-    One that is too long is not kept: by now the work is done, and no reason to undo it.
+    One that is too long, or no JSON, is not kept: the work is done, and this no reason to undo it.
     """
     if returned is None:
         return None
-    data = dumps(returned)
+    try:
+        data = dumps(returned)
+    except TypeError as error:  # half a character, an integer beyond 64 bits
+        logger.bind(reason=str(error)).warning("A job's result is no JSON; it is not kept.")
+        return None
     if len(data) > RESULT_LIMIT_BYTES:
         logger.bind(size=len(data)).warning("A job's result is longer than 64 KiB; it is not kept.")
         return None
@@ -364,7 +368,7 @@ def settle(
     )
     if error is None and verdict.status == FAILED and attempt.attempt < attempt.max_attempts:
         text = f"{text}; put aside after {kills} attempts that ended with their process"
-    past = attempt.history_with("failed" if error else "killed", now, text)
+    past = attempt.history_with("killed" if error is None else "failed", now, text)
     values = {**attempt.key, "text": text, "killed": kills, "past": past}
     if verdict.run_at is not None:
         changes, values["again_at"] = _repetition, verdict.run_at
@@ -446,9 +450,7 @@ def describe(error: BaseException) -> str:
         text = "<unprintable>"
     kind = type(error)
     title = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
-    text = redact_text(f"{title}: {text}" if text else title)
-    # PostgreSQL stores no NUL, and no database half a character.
-    text = text.replace("\0", "").encode("utf-8", "replace").decode()
+    text = storable(redact_text(f"{title}: {text}" if text else title))
     return text if len(text) <= ERROR_LIMIT else f"{text[: ERROR_LIMIT - 3]}..."
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfoNotFoundError
 
 import sqlalchemy as sa
 
@@ -58,10 +59,18 @@ def list_schedules() -> list[ScheduleState]:
             source=row.source,
             enabled=row.enabled,
             last_due_at=row.last_due_at,
-            next_due_at=next_due(row.timing, row.timezone, now) if row.enabled else None,
+            next_due_at=_next_due(row, now) if row.enabled else None,
         )
         for row in rows
     ]
+
+
+def _next_due(row: Any, now: datetime) -> datetime | None:
+    """When a schedule is due next; None where this machine doesn't know its zone."""
+    try:
+        return next_due(row.timing, row.timezone, now)
+    except (ZoneInfoNotFoundError, ValueError):
+        return None
 
 
 def run_now(name: str) -> UUID:

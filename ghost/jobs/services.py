@@ -12,6 +12,7 @@ from ghost.access import Caller
 from ghost.database import db
 from ghost.errors import Forbidden, ValidationFailed
 from ghost.jobs import outbox, queues, registry
+from ghost.jobs.control import SameJobWaits
 from ghost.jobs.models import Job
 
 RETRY_LIMIT = 1000
@@ -22,6 +23,7 @@ def start(caller: Caller, name: str, args: dict[str, Any], run_at: datetime | No
 
     :raises ValidationFailed: there is no such function, or the arguments don't fit it.
     :raises Forbidden: the caller may not start it.
+    :raises SameJobWaits: it must be unique, and somebody else's waits or runs.
     """
     function = _find_public(name)
     if not caller.can(function.permission or "jobs:write"):
@@ -34,7 +36,11 @@ def start(caller: Caller, name: str, args: dict[str, Any], run_at: datetime | No
             job_id = function.enqueue_at(run_at, **arguments)
     except (TypeError, ValueError) as error:
         raise ValidationFailed(details={"json": {"args": [str(error)]}}) from error
-    return db.session.get_one(Job, job_id)
+    job = db.session.get_one(Job, job_id)
+    if job.created_by != caller.id and not caller.can("jobs:read"):
+        # Unique, and somebody else's: nothing of it is theirs to know but that it is there.
+        raise SameJobWaits
+    return job
 
 
 def _find_public(name: str) -> registry.JobFunction[..., object]:

@@ -87,17 +87,19 @@ class Sweeper:
         now = utcnow()
         self.take_back(now)
         sent = self.send_due(now, grace_seconds)
-        if time.monotonic() >= self._lost_at:
-            began = time.monotonic()
-            sent += self.send_lost(now)
-            # A long queue takes long to look through: not more than a twentieth of the time.
-            self._lost_at = time.monotonic() + max(
-                LOST_EVERY_SECONDS, 20 * (time.monotonic() - began)
-            )
         if time.monotonic() >= self._retention_at:
             self._retention_at = time.monotonic() + RETENTION_EVERY_SECONDS
             self.delete_old(now)
             self.delete_declared(now)
+        # Last, and with its next time set first: it needs Redis, and what fails here for long must
+        # not keep the rest from being done.
+        began = time.monotonic()
+        if began >= self._lost_at:
+            self._lost_at = began + LOST_EVERY_SECONDS
+            sent += self.send_lost(now)
+            # A long queue takes long to look through: not more than a twentieth of the time.
+            took = time.monotonic() - began
+            self._lost_at = max(self._lost_at, began + took + 20 * took)
         return sent
 
     def take_back(self, now: datetime) -> int:

@@ -98,11 +98,11 @@ def resume_queue(name: str) -> APIResponse:
 def retry_jobs(data: dict[str, Any]) -> dict[str, int]:
     """Try all failed, or all canceled, jobs again, of a function or a queue if one is named.
 
-    At most 1,000 of them in one call, the oldest first: call again while `retried` is not 0.
+    At most 1,000 of them in one call, the oldest first: call again while `retried` is not 0. Of
+    jobs that must be unique one of each is tried, unless its like waits or runs.
     """
-    retried = control.retry_many(control.find_failed(**data)[: services.RETRY_LIMIT])
-    count = sum(1 for _ in retried)
-    return {"retried": count}
+    found = control.find_failed(**data, limit=services.RETRY_LIMIT)
+    return {"retried": sum(1 for _ in control.retry_many(found))}
 
 
 @bp.get("/<uuid:job_id>")

@@ -240,6 +240,9 @@ def report(
         f" {len(lost)} lost, {len(risen)} of the rolled back ran, {repeats} repeats"
         f" ({dict(left) or 'every row'} finished)"
     )
+    if len(enqueuer.committed) < enqueuer.count:
+        print(f"only {len(enqueuer.committed)} of {enqueuer.count} jobs were enqueued")
+        return 1
     if lost or risen or left:
         print(f"lost: {sorted(lost)[:20]}; ran all the same: {sorted(risen)[:20]}")
         print((folder / "log").read_text(errors="replace")[-4000:])

@@ -222,3 +222,18 @@ def start_thread(path: str) -> None:
     threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
     note(path, str(os.getpid()))
     raise ValueError("and the thread runs on")
+
+
+@job(public=True)
+def open_at(at: datetime) -> None:
+    """Started with a time."""
+
+
+@job(public=True, permission="users:read", unique="args")
+def open_once() -> None:
+    """Started by whoever may read accounts, one at a time."""
+
+
+@job
+def report_a_secret() -> None:
+    current_job.progress(10, "password=hunter2 \0 \ud800")

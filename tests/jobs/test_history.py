@@ -108,6 +108,14 @@ def test_progress_is_kept_and_too_frequent_reports_are_not(enqueue, run, ledger,
     assert (row.progress, row.progress_message) == (40, "half way")
 
 
+def test_a_progress_message_has_no_secrets_and_can_be_stored(enqueue, run, ledger):
+    job_id = enqueue(samples.report_a_secret)
+
+    assert run(job_id) == "finished"
+
+    assert ledger.get(job_id).progress_message == "password=***  ?"
+
+
 @pytest.mark.parametrize("percent", [-1, 101, float("nan")])
 def test_progress_is_a_percentage(percent):
     running = runner.RunningJob(None, "x", "default", 1, 1, None, None)

@@ -9,7 +9,8 @@ import job_samples as samples
 import pytest
 
 from ghost import db
-from ghost.jobs import runner
+from ghost.jobs import runner, services
+from ghost.jobs.models import Lease
 from ghost.models import utcnow
 from ghost.users.models import User
 
@@ -155,6 +156,9 @@ def test_a_public_job_is_started_later(boss, ledger):
         ({"name": "job_samples.open_to_all", "args": {"number": 7, "x": 1}}, "args"),
         ({"name": "job_samples.open_to_all", "args": {"number": 7, "key": "no"}}, "args"),
         ({"name": "job_samples.open_to_all", "args": [7]}, "args"),
+        ({"name": "job_samples.open_at", "args": {"at": "0001-01-01T00:00:00+23:59"}}, "args"),
+        ({"name": "job_samples.open_at", "args": {"at": "9999-12-31T23:59:59-10:00"}}, "args"),
+        ({"name": "job_samples.open_at", "args": {"at": "2026-01-01"}}, "args"),
         ({"name": "job_samples.open_to_all", "args": {"number": 7}, "queue": "high"}, "queue"),
     ],
 )
@@ -177,6 +181,27 @@ def test_starting_needs_the_functions_permission(client, make_user):
     assert reader.post(JOBS, json=all_).status_code == 403
 
 
+def test_a_time_that_has_passed_is_now(boss, ledger):
+    body = {"name": "job_samples.open_to_all", "args": {"number": 7}}
+
+    response = boss.post(JOBS, json=body | {"run_at": "0001-01-01T00:00:00Z"})
+
+    assert response.json["data"]["status"] == "queued"
+    assert abs((ledger.rows()[0].run_at - utcnow()).total_seconds()) < 5
+
+
+def test_a_unique_job_of_somebody_else_is_a_conflict_that_tells_nothing(client, make_user):
+    first, second = (client.as_user(make_user(permissions=["users:read"])) for _ in range(2))
+    body = {"name": "job_samples.open_once", "args": {}}
+    started = first.post(JOBS, json=body)
+
+    again = second.post(JOBS, json=body)
+
+    assert (started.status_code, again.status_code) == (202, 409)
+    assert started.json["data"]["id"] not in again.text
+    assert first.post(JOBS, json=body).json["data"]["id"] == started.json["data"]["id"]
+
+
 # --- Cancelling and trying again ------------------------------------------------------------------
 
 
@@ -192,7 +217,7 @@ def test_a_waiting_job_that_is_canceled_never_starts(boss, enqueue, run, ledger,
 
 
 def test_a_running_job_that_is_canceled_commits_nothing(app, boss, enqueue, ledger, out):
-    job_id = enqueue(samples.write, str(out))
+    job_id = enqueue(samples.report, str(out), first_writes=True)
     with app.app_context():
         claimed = runner.claim(job_id, 1)
 
@@ -204,6 +229,9 @@ def test_a_running_job_that_is_canceled_commits_nothing(app, boss, enqueue, ledg
         assert runner.is_canceled(claimed)
     assert runner.execute(app, claimed) == "lost"
     assert ledger.get(job_id).status == "canceled"
+    assert out.exists()  # it ran to its end ...
+    with app.app_context():
+        assert db.session.get(Lease, "written") is None  # ... and what it wrote is gone
 
 
 def test_a_failed_job_is_tried_again_as_often_as_a_new_one(boss, enqueue, run, ledger, out):
@@ -263,6 +291,35 @@ def test_a_job_that_is_tried_again_is_sent_at_once(boss, enqueue, run, redis):
     boss.post(f"{JOBS}/{job_id}/retry")
 
     assert redis.lrange("rq:queue:default", 0, -1) == [f"{job_id.hex}-2"]
+
+
+def test_a_job_that_was_stopped_waits_for_the_end_of_its_lease(app, boss, enqueue, run):
+    job_id = enqueue(samples.one_of_each, "a")
+    with app.app_context():
+        runner.claim(job_id, 1)
+    boss.post(f"{JOBS}/{job_id}/cancel")
+
+    data = boss.post(f"{JOBS}/{job_id}/retry").json["data"]
+
+    assert data["status"] == "scheduled"
+    assert run(job_id, 2) is None
+
+
+def test_many_unique_jobs_keep_no_other_from_being_tried_again(
+    boss, enqueue, run, ledger, monkeypatch
+):
+    monkeypatch.setattr(services, "RETRY_LIMIT", 2)
+    for _ in range(3):
+        first = enqueue(samples.one_of_each, "a")
+        ledger_row = ledger.get(first)
+        boss.post(f"{JOBS}/{ledger_row.id}/cancel")
+    other = enqueue(samples.one_of_each, "b")
+    boss.post(f"{JOBS}/{other}/cancel")
+
+    answers = [boss.post(f"{JOBS}/retry", json={"status": "canceled"}) for _ in range(2)]
+
+    assert [answer.json["data"]["retried"] for answer in answers] == [2, 0]
+    assert ledger.get(other).status == "queued"
 
 
 # --- Queues ---------------------------------------------------------------------------------------
