@@ -218,7 +218,7 @@ def wait_for_the_end(app: Flask) -> Counter[str]:
     deadline = time.monotonic() + FINISH_SECONDS
     while True:
         with app.app_context(), db_manager.connection() as connection:
-            counts = Counter(dict(connection.execute(statement).tuples().all()))
+            counts = Counter({status: count for status, count in connection.execute(statement)})  # noqa: C416
         counts.pop("finished", None)
         if not counts or time.monotonic() > deadline:
             return counts
