@@ -81,7 +81,7 @@ def test_no_sqlite_database_is_open_when_a_pool_forks(
     with pytest.raises(KeyboardInterrupt):
         PoolWorker(["default"], connection=client, application=app).work()
 
-    assert "/own.db" not in out.read_text()
+    assert str(tmp_path / "own.db") not in out.read_text()
 
 
 def test_only_rqs_own_command_counts_jobs(make_pool):
