@@ -1,4 +1,4 @@
-"""Kill workers, their children, and Redis at random while jobs run, and see that none is lost.
+"""Kill workers, schedulers, and Redis at random while jobs run, and see that none is lost.
 
     .venv/bin/python scripts/faults/jobs.py --jobs 10000 --kills 50 --seed 1
 
@@ -40,12 +40,13 @@ FINISH_SECONDS = 180.0
 
 
 class Workers:
-    """Worker processes, which come and go: `flask worker`, and RQ's command."""
+    """Worker and scheduler processes, which come and go."""
 
     COMMANDS = (
         ("flask", "worker"),
         ("flask", "worker", "--fork"),
         ("rq", "worker", "-q", "-c", "ghost.worker"),
+        ("flask", "scheduler"),  # it sweeps too
     )
 
     def __init__(self, environ: dict[str, str], log: Path) -> None:
