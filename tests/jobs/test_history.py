@@ -8,25 +8,11 @@ from datetime import datetime
 import job_samples as samples
 import pytest
 
-from ghost import db
 from ghost.jobs import runner
 from ghost.jobs.sweep import settle_killed
 from ghost.models import utcnow
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def enqueue(app):
-    """Enqueue a job in a transaction of its own."""
-
-    def add(function, *args, **kwargs):
-        with app.app_context():
-            job_id = function.enqueue(*args, **kwargs)
-            db.session.commit()
-        return job_id
-
-    return add
 
 
 @pytest.fixture

@@ -13,17 +13,6 @@ from ghost.jobs import registry, runner
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture
-def enqueue(app):
-    def add(function, *args, **kwargs):
-        with app.app_context():
-            job_id = function.enqueue(*args, **kwargs)
-            db.session.commit()
-        return job_id
-
-    return add
-
-
 def test_the_second_of_the_same_arguments_is_the_first(enqueue, ledger):
     first = enqueue(samples.one_of_each, "a")
 
