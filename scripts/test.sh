@@ -2,6 +2,7 @@
 # Run the test suite on SQLite and, beside it, on PostgreSQL where that is
 # installed, and report the branch coverage of both together.
 # With CI=true a missing PostgreSQL or Redis is an error, not a shorter run.
+# Arguments are pytest's.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -20,12 +21,21 @@ if [ "${CI:-}" = true ] && ! command -v redis-server >/dev/null && ! command -v 
     echo "CI=true asks for a real redis-server, and none is installed." >&2
     exit 1
 fi
+databases=sqlite
+if find_postgresql >/dev/null; then
+    databases="sqlite postgresql"
+elif [ "${CI:-}" = true ]; then
+    echo "CI=true asks for PostgreSQL, and its programs were not found." >&2
+    exit 1
+else
+    echo "== PostgreSQL is not installed: its half of the tests is left out."
+fi
 
-log=$(mktemp)
-other=
+logs=$(mktemp -d)
+running=
 stop() {
-    [ -z "$other" ] || kill "$other" 2>/dev/null || true
-    rm -f "$log"
+    [ -z "$running" ] || kill $running 2>/dev/null || true
+    rm -rf "$logs"
 }
 trap stop EXIT
 trap 'exit 130' INT TERM
@@ -34,29 +44,44 @@ trap 'exit 130' INT TERM
 run_tests() {
     database=$1
     shift
-    exec env GHOST_TEST_DATABASE="$database" "$python" -m coverage run -m pytest "$@"
+    echo "== Tests on $database: ${*:-all}"
+    env GHOST_TEST_DATABASE="$database" "$python" -m coverage run -m pytest "$@"
+}
+
+# Jobs wait for clocks and processes most of the time: on both databases, one after the other.
+run_jobs() {
+    failed=0
+    for database in $databases; do
+        run_tests "$database" tests/jobs || failed=$?
+    done
+    return "$failed"
+}
+
+begin() {
+    name=$1
+    shift
+    ("$@") >"$logs/$name" 2>&1 &
+    running="$running $!"
 }
 
 "$python" -m coverage erase
-# Both halves wait for servers, clocks and disks most of the time, so they run side by side.
-if find_postgresql >/dev/null; then
-    (run_tests postgresql "$@") >"$log" 2>&1 &
-    other=$!
-elif [ "${CI:-}" = true ]; then
-    echo "CI=true asks for PostgreSQL, and its programs were not found." >&2
-    exit 1
+# All of it waits for servers and disks much of the time, so the parts run side by side.
+if [ $# -gt 0 ]; then
+    for database in $databases; do
+        begin "$database" run_tests "$database" "$@"
+    done
+else
+    for database in $databases; do
+        begin "$database" run_tests "$database" --ignore=tests/jobs
+    done
+    begin jobs run_jobs
 fi
 code=0
-echo "== Tests on SQLite"
-(run_tests sqlite "$@") || code=$?
-if [ -n "$other" ]; then
-    echo "== Tests on PostgreSQL"
-    wait "$other" || code=$?
-    other=
-    cat "$log"
-else
-    echo "== PostgreSQL is not installed: its half of the tests was left out."
-fi
+for process in $running; do
+    wait "$process" || code=$?
+done
+running=
+cat "$logs"/*
 [ "$code" -eq 0 ] || exit "$code"
 "$python" -m coverage combine --quiet
 "$python" -m coverage report
