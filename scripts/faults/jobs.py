@@ -4,7 +4,8 @@
 
 Servers, database and processes are its own, and gone afterwards. Jobs are enqueued in transactions
 of which some roll back, whole or to a savepoint; each job notes its number in a file. Exit status 1
-when the number of a committed job is missing, or one of a job that was rolled back is there.
+when the number of a committed job is missing, one of a job that was rolled back is there, or a job
+ran twice at the same time.
 """
 
 from __future__ import annotations
@@ -231,21 +232,23 @@ def report(
 ) -> int:
     """Hold what the jobs wrote against what was enqueued."""
     numbers = Counter(int(line) for line in (folder / "done").read_text().split())
+    beside = {number for number in numbers if number < 0}
     lost = enqueuer.committed - numbers.keys()
     risen = enqueuer.undone & numbers.keys()
-    repeats = sum(count - 1 for count in numbers.values())
+    repeats = sum(count - 1 for number, count in numbers.items() if number > 0)
     happened = ", ".join(f"{count} {name}" for name, count in sorted(faults.counts.items()))
     print(f"seed {seed}, {seconds:.0f} s: {happened}")
     print(
         f"{len(enqueuer.committed)} committed, {len(enqueuer.undone)} rolled back:"
-        f" {len(lost)} lost, {len(risen)} of the rolled back ran, {repeats} repeats"
-        f" ({dict(left) or 'every row'} finished)"
+        f" {len(lost)} lost, {len(risen)} of the rolled back ran, {repeats} repeats,"
+        f" {len(beside)} at the same time ({dict(left) or 'every row'} finished)"
     )
     if len(enqueuer.committed) < enqueuer.count:
         print(f"only {len(enqueuer.committed)} of {enqueuer.count} jobs were enqueued")
         return 1
-    if lost or risen or left:
+    if lost or risen or beside or left:
         print(f"lost: {sorted(lost)[:20]}; ran all the same: {sorted(risen)[:20]}")
+        print(f"ran twice at the same time: {sorted(-number for number in beside)[:20]}")
         print((folder / "log").read_text(errors="replace")[-4000:])
         return 1
     return 0

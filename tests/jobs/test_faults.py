@@ -30,3 +30,4 @@ def test_no_job_is_lost_while_workers_and_redis_are_killed() -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert " 0 lost, 0 of the rolled back ran" in done.stdout
+    assert " 0 at the same time" in done.stdout
