@@ -25,6 +25,7 @@ from rq.serializers import JSONSerializer, resolve_serializer
 
 import ghost.logging
 from ghost.config import Config, current_config
+from ghost.jobs import entries
 from ghost.jobs import worker as machinery
 from ghost.jobs.child import be_child
 from ghost.jobs.pool import PoolWorker, read_orders
@@ -38,7 +39,7 @@ _NO_REDIS = (
     " config.yaml. `make run` starts a Redis and a worker by itself."
 )
 
-GhostJob = machinery.GhostJob
+GhostJob = entries.GhostJob
 
 
 class GhostWorker(machinery.GhostWorker):

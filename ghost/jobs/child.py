@@ -34,11 +34,13 @@ from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 from sqlalchemy.exc import SQLAlchemyError
 
 from ghost.jobs import runner
+from ghost.jobs.entries import GhostQueue
 from ghost.jobs.models import FINISHED
+from ghost.jobs.process import adopt_orphans, end_with
 from ghost.jobs.queues import paused_queues
 from ghost.jobs.runner import Claim
 from ghost.jobs.transport import parse_rq_id
-from ghost.jobs.worker import POLL_SECONDS, GhostQueue, adopt_orphans, end_with
+from ghost.jobs.worker import POLL_SECONDS
 from ghost.logging import logger
 
 # What a child says, each a line of JSON: a list of one of these and its details.

@@ -39,24 +39,27 @@ def get_job(job_id: UUID, owner_id: UUID | None = None) -> Job:
     return job
 
 
-def _lock_job(job_id: UUID) -> Job:
-    statement = lock_row(sa.select(Job).where(Job.id == job_id))
-    job = db.session.scalar(statement.execution_options(populate_existing=True))
+def _lock_job(job_id: UUID, owner_id: UUID | None) -> Job:
+    statement = list_jobs(owner_id).where(Job.id == job_id)
+    job: Job | None = db.session.scalar(
+        lock_row(statement).execution_options(populate_existing=True)
+    )
     if job is None:
         raise NotFound
     return job
 
 
-def cancel(job_id: UUID) -> Job:
+def cancel(job_id: UUID, owner_id: UUID | None = None) -> Job:
     """End a job: one that waits never starts, one that runs is stopped and rolled back.
 
     Its worker notices with its next heartbeat, within some seconds; whatever the function does
     until then, its transaction is not committed.
 
+    :param owner_id: only if this account enqueued it; None for anybody's.
     :raises NotFound: there is none.
     :raises Conflict: it is over already.
     """
-    job = _lock_job(job_id)
+    job = _lock_job(job_id, owner_id)
     if job.finished_at is not None:
         raise Conflict(f"This job is {job.status} already.")
     now = utcnow()
@@ -71,16 +74,17 @@ def cancel(job_id: UUID) -> Job:
     return job
 
 
-def retry(job_id: UUID) -> Job:
+def retry(job_id: UUID, owner_id: UUID | None = None) -> Job:
     """Try a failed or canceled job again, now, as often as a new one.
 
     One that was canceled while it ran waits until its lease would have ended.
 
+    :param owner_id: only if this account enqueued it; None for anybody's.
     :raises NotFound: there is none.
     :raises Conflict: it is neither failed nor canceled.
     :raises SameJobWaits: it is unique, and its like waits or runs.
     """
-    job = _lock_job(job_id)
+    job = _lock_job(job_id, owner_id)
     if job.status not in AGAIN:
         raise Conflict(f"This job is {job.status}; only failed and canceled ones are tried again.")
     try:
@@ -121,11 +125,14 @@ def find_failed(
     status: str = FAILED,
     name: str | None = None,
     queue: str | None = None,
+    owner_id: UUID | None = None,
     limit: int | None = None,
 ) -> list[UUID]:
     """Return the ids of the jobs that a retry of many is about, the oldest first.
 
     Of those that must be unique one of each, and none whose like waits or runs.
+
+    :param owner_id: only those that this account enqueued; None for everybody's.
     """
     like, earlier = aliased(Job), aliased(Job)
     is_there = sa.exists().where(like.unique_key == Job.unique_key, like.finished_at.is_(None))
@@ -140,6 +147,8 @@ def find_failed(
         statement = statement.where(Job.name == name)
     if queue is not None:
         statement = statement.where(Job.queue == queue)
+    if owner_id is not None:
+        statement = statement.where(Job.created_by == owner_id)
     return list(db.session.scalars(statement.order_by(Job.id).limit(limit)))
 
 

@@ -29,9 +29,10 @@ from ghost.database import db
 from ghost.jobs import child, runner
 from ghost.jobs.child import Orders, be_child
 from ghost.jobs.models import FINISHED
+from ghost.jobs.process import describe_end
 from ghost.jobs.runner import Claim
 from ghost.jobs.signals import job_finished
-from ghost.jobs.worker import LEASE_LOST, POLL_SECONDS, STOPPED, GhostWorker, describe_end, overrun
+from ghost.jobs.worker import LEASE_LOST, POLL_SECONDS, STOPPED, GhostWorker, overrun
 from ghost.logging import job_id_var, logger, request_id_var
 
 # An idle child speaks each second; one that starts is given as long.
@@ -86,6 +87,7 @@ class PoolWorker(GhostWorker):
             else:
                 self._serve(app, self._wanted, burst=False)
         finally:
+            self._leases.stop()
             for slot in self._slots:  # none, unless this process itself has failed
                 slot.kill_group()
         return self._done
@@ -131,6 +133,7 @@ class PoolWorker(GhostWorker):
     # --- Starting children ------------------------------------------------------------------------
 
     def _start(self, app: Flask, burst: bool) -> _Slot:
+        self._leases.stop()  # no other thread may hold a lock, or a connection, in a fork
         if db.engine.dialect.name == "sqlite":
             # A child that inherits an open SQLite database may damage it when it closes it:
             # https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_across_a_fork_
@@ -151,6 +154,7 @@ class PoolWorker(GhostWorker):
             os.close(sender)
         slot = _Slot(pid, receiver)
         slot.open(self._selector)
+        self._leases.start()
         return slot
 
     def _fork(self, app: Flask, orders: Orders, receiver: int) -> int:
@@ -195,7 +199,9 @@ class PoolWorker(GhostWorker):
             slot.is_empty = True
         elif kind == child.BEGIN:
             words, began = details
-            slot.begin(child.read_attempt(words), began, self.grace_seconds)
+            attempt = child.read_attempt(words)
+            slot.begin(attempt, began, self.grace_seconds)
+            self._leases.add(attempt, began)
         elif kind == child.END and slot.running is not None:
             outcome, seconds = details
             self._count(slot.running, outcome, seconds)
@@ -209,6 +215,7 @@ class PoolWorker(GhostWorker):
             self._note_redis(RedisError(text))
 
     def _count(self, attempt: Claim, outcome: str, seconds: float) -> None:
+        self._leases.remove(attempt)
         self._done += 1
         if job_finished.receivers:
             with _ids_of(attempt):
@@ -217,7 +224,7 @@ class PoolWorker(GhostWorker):
     # --- Watching over them -----------------------------------------------------------------------
 
     def _look_after(self, slot: _Slot) -> None:
-        """Kill a child that may not go on; keep the lease of its job else."""
+        """Kill a child that may not go on."""
         if slot.reason is not None:
             return
         now = time.monotonic()
@@ -228,13 +235,8 @@ class PoolWorker(GhostWorker):
                 self._kill(slot, "it did not respond")
         elif now >= slot.deadline:
             self._kill(slot, overrun(slot.running))
-        elif now >= slot.renewal_at:
-            slot.renewal_at = now + runner.HEARTBEAT_SECONDS
-            # A row that is no longer ours may be one that the child has just settled: it has until
-            # the next heartbeat to say so.
-            slot.strikes = 0 if self._renew(slot.running) else slot.strikes + 1
-            if slot.strikes > 1 or (slot.strikes and self._is_canceled(slot.running)):
-                self._kill(slot, LEASE_LOST)
+        elif self._leases.has_lost(slot.running):
+            self._kill(slot, LEASE_LOST)
 
     def _kill(self, slot: _Slot, reason: str) -> None:
         """Kill a child for what it runs, unless it has gone on to another job meanwhile."""
@@ -293,8 +295,6 @@ class _Slot:
         self.running: Claim | None = None
         self.outcome: str | None = None  # of the last job
         self.deadline = 0.0
-        self.renewal_at = 0.0
-        self.strikes = 0
         self.reason: str | None = None  # why it was killed, and for which attempt
         self.killed_for: Claim | None = None
         self._receiver = receiver
@@ -321,9 +321,8 @@ class _Slot:
 
     def begin(self, attempt: Claim, began: float, grace_seconds: float) -> None:
         """Note what the process runs, and by when that has to be over."""
-        self.running, self.outcome, self.strikes = attempt, None, 0
+        self.running, self.outcome = attempt, None
         self.deadline = began + attempt.timeout_seconds + grace_seconds
-        self.renewal_at = began + runner.HEARTBEAT_SECONDS
 
     def kill(self, reason: str) -> None:
         """Kill the process and those that it started."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -89,7 +89,6 @@ _mine = sa.update(jobs).where(
     jobs.c.status == STARTED,
 )
 _mine_overdue = _mine.where(jobs.c.lease_until < sa.bindparam("ended_before"))
-_renew = _mine.values(lease_until=sa.bindparam("until"))
 _finish = _mine.values(
     status=FINISHED,
     finished_at=sa.bindparam("now"),
@@ -199,18 +198,26 @@ def claim(job_id: UUID, attempt: int) -> Claim | None:
     return Claim(*row) if row is not None else None
 
 
-def is_canceled(attempt: Claim) -> bool:
-    """Tell whether somebody canceled the job of an attempt that lost its lease."""
-    with ledger() as connection:
-        status = connection.scalar(sa.select(jobs.c.status).where(jobs.c.id == attempt.job_id))
-    return status == CANCELED
+def renew(attempts: Sequence[Claim]) -> set[UUID]:
+    """Keep attempts for another lease, with one statement.
 
-
-def renew(attempt: Claim) -> bool:
-    """Keep an attempt for another lease; False when it is no longer ours."""
+    :returns: the ids of the jobs whose attempt is still ours.
+    """
+    keys = [(attempt.job_id, attempt.attempt) for attempt in attempts]
+    mine = sa.tuple_(jobs.c.id, jobs.c.attempts).in_(keys)
+    statement = sa.update(jobs).where(mine, jobs.c.status == STARTED).returning(jobs.c.id)
     with ledger() as connection:
         until = _later(utcnow(), LEASE_SECONDS)
-        return bool(connection.execute(_renew, {**attempt.key, "until": until}).rowcount)
+        return set(connection.scalars(statement.values(lease_until=until)))
+
+
+def canceled_of(job_ids: Sequence[UUID]) -> set[UUID]:
+    """Return those of some jobs that somebody canceled."""
+    if not job_ids:
+        return set()
+    statement = sa.select(jobs.c.id).where(jobs.c.id.in_(job_ids), jobs.c.status == CANCELED)
+    with ledger() as connection:
+        return set(connection.scalars(statement))
 
 
 def release(attempt: Claim) -> bool:
@@ -444,8 +451,10 @@ def run_waiting(*, limit: int = 1000) -> list[tuple[str, str]]:
 
 def describe(error: BaseException) -> str:
     """Return what the ledger keeps of an exception: its type and text, redacted and bounded."""
+    # The statement is in the log; whoever may read a job need not see our tables.
+    shown = error.orig if isinstance(error, sa.exc.StatementError) else error
     try:
-        text = str(error)
+        text = str(shown)
     except Exception:  # an exception that can't print itself
         text = "<unprintable>"
     kind = type(error)

@@ -172,9 +172,10 @@ def _from_code(name: str) -> Declaration:
 
 def _from_config(name: str, setting: ScheduleSetting) -> Declaration:
     try:
-        find(setting.job).arguments.load(setting.args)
-    except (UnknownJob, TypeError) as error:
+        arguments = find(setting.job).arguments
+        args = arguments.dump((), arguments.load(setting.args))
+    except (UnknownJob, TypeError, ValueError) as error:
         raise ScheduleMistake(f"jobs.schedules.{name}: {error}") from error
     return Declaration(
-        name, setting.job, setting.timing, setting.timezone, setting.missed, setting.args, CONFIG
+        name, setting.job, setting.timing, setting.timezone, setting.missed, args, CONFIG
     )

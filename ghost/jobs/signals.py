@@ -9,7 +9,8 @@ _signals = Namespace()
 job_finished = _signals.signal(
     "job-finished",
     """An attempt is over, whatever its outcome. The sender is the application, in the process that
-    lives on (the worker's parent), so that counters keep.
+    lives on (the worker's parent), so that counters keep. Be quick: it looks after no process
+    meanwhile, and what takes longer than a moment is work for a job.
 
     Keywords: `name`, `queue`, `outcome` ("finished", "retrying", "failed", "released" or "lost"),
     `seconds`.

@@ -40,7 +40,8 @@ GRACE_SECONDS = 1.0
 LOST_AFTER_SECONDS = 15.0
 LOST_EVERY_SECONDS = 10.0
 RETENTION_EVERY_SECONDS = 60.0
-RETENTION_BATCHES = 20
+# Who sweeps also watches over running jobs: longer than so it doesn't sweep in one go.
+BUDGET_SECONDS = 2.0
 LEASE_NAME = "jobs.sweep"
 
 _leases: Any = Lease.__table__
@@ -58,6 +59,7 @@ class Sweeper:
         self._holder = holder
         self._transport = transport
         self._next_at = 0.0
+        self._ends_at = 0.0
         self._lost_at = time.monotonic() + LOST_EVERY_SECONDS
         self._retention_at = 0.0
         self._is_failing = False
@@ -82,9 +84,12 @@ class Sweeper:
     def sweep(self, grace_seconds: float = GRACE_SECONDS) -> int:
         """Do all that is due, without asking for the lease.
 
+        What there is too much of is left to the next time.
+
         :returns: how many jobs were handed to RQ.
         """
         now = utcnow()
+        self._ends_at = time.monotonic() + BUDGET_SECONDS
         self.take_back(now)
         sent = self.send_due(now, grace_seconds)
         if time.monotonic() >= self._retention_at:
@@ -111,10 +116,12 @@ class Sweeper:
                 .order_by(jobs.c.lease_until)
                 .limit(BATCH)
             ).all()
-        for row in rows:
+        for done, row in enumerate(rows, start=1):
             settle_killed(
                 Claim(*row), "the worker gave no more sign of life", lease_ended_before=now
             )
+            if self._is_over():
+                return done
         return len(rows)
 
     def send_due(self, now: datetime, grace_seconds: float = GRACE_SECONDS) -> int:
@@ -142,7 +149,7 @@ class Sweeper:
                 return sent
             mark_sent(entries, now)
             sent += len(entries)
-            if len(rows) < BATCH:
+            if len(rows) < BATCH or self._is_over():
                 return sent
 
     def send_lost(self, now: datetime) -> int:
@@ -156,29 +163,27 @@ class Sweeper:
         waiting: dict[str, set[str]] = {
             queue: self._transport.waiting(queue) for queue in self._queues(before)
         }
-        lost: dict[str, list[Entry]] = defaultdict(list)
-        with ledger() as connection:
-            rows = connection.execute(
-                sa.select(jobs.c.id, jobs.c.queue, jobs.c.attempts)
-                .where(*_is_overdue(before))
-                .order_by(jobs.c.sent_at)
-            )
+        sent = 0
+        after: tuple[Any, ...] = ()
+        while True:
+            with ledger() as connection:
+                rows = connection.execute(_overdue_jobs(before, after)).all()
+            lost: dict[str, list[Entry]] = defaultdict(list)
             for row in rows:
                 entry = Entry(row.id, row.queue, row.attempts + 1)
                 if entry.rq_id not in waiting.get(row.queue, ()):
                     lost[row.queue].append(entry)
-        sent = 0
-        for queue, entries in lost.items():
-            logger.bind(queue=queue, count=len(entries)).warning(
-                "Jobs were lost in Redis; they are sent again."
-            )
-            for start in range(0, len(entries), BATCH):
-                batch = entries[start : start + BATCH]
-                if not self._transport.push(batch):
+            for queue, entries in lost.items():
+                logger.bind(queue=queue, count=len(entries)).warning(
+                    "Jobs were lost in Redis; they are sent again."
+                )
+                if not self._transport.push(entries):
                     return sent
-                mark_sent(batch, now)
-                sent += len(batch)
-        return sent
+                mark_sent(entries, now)
+                sent += len(entries)
+            if len(rows) < BATCH or self._is_over():
+                return sent
+            after = (rows[-1].sent_at, rows[-1].id)
 
     def delete_old(self, now: datetime) -> int:
         """Delete the rows of jobs that have been over for longer than they are kept."""
@@ -188,33 +193,33 @@ class Sweeper:
             ((FINISHED,), settings.retention_finished),
             ((FAILED, CANCELED), settings.retention_failed),
         ):
+            end = now - timedelta(seconds=seconds)
+            # A row that somebody has locked is being tried again.
             old = (
                 sa.select(jobs.c.id)
-                .where(
-                    jobs.c.status.in_(statuses),
-                    jobs.c.finished_at < now - timedelta(seconds=seconds),
-                )
+                .where(jobs.c.status.in_(statuses), jobs.c.finished_at < end)
                 .limit(BATCH)
+                .with_for_update(skip_locked=True)
             )
-            for _ in range(RETENTION_BATCHES):  # the rest a minute later
-                with ledger() as connection:
-                    count = connection.execute(sa.delete(jobs).where(jobs.c.id.in_(old))).rowcount
-                deleted += count
-                if count < BATCH:
-                    break
+            deleted += self._repeat(sa.delete(jobs).where(jobs.c.id.in_(old)))
         return deleted
 
     def delete_declared(self, now: datetime) -> int:
         """Delete the rows of all rooms that are worth nothing any more."""
+        return sum(map(self._repeat, deletions(now, BATCH)))
+
+    def _repeat(self, statement: sa.Delete) -> int:
+        """Delete batch after batch, until there is no more or this sweep has taken its time."""
         deleted = 0
-        for statement in deletions(now, BATCH):
-            for _ in range(RETENTION_BATCHES):
-                with ledger() as connection:
-                    count = connection.execute(statement).rowcount
-                deleted += count
-                if count < BATCH:
-                    break
-        return deleted
+        while True:
+            with ledger() as connection:
+                count = connection.execute(statement).rowcount
+            deleted += count
+            if count < BATCH or self._is_over():
+                return deleted
+
+    def _is_over(self) -> bool:
+        return time.monotonic() >= self._ends_at
 
     def _queues(self, before: datetime) -> list[str]:
         with ledger() as connection:
@@ -256,6 +261,18 @@ class Sweeper:
                 )
         except SQLAlchemyError:  # it ends by itself
             pass
+
+
+def _overdue_jobs(before: datetime, after: tuple[Any, ...]) -> sa.Select[Any]:
+    """Select a page of the jobs that were sent and have not started.
+
+    :param after: time and id of the last one of the page before.
+    """
+    keys = (jobs.c.sent_at, jobs.c.id)
+    statement = sa.select(jobs.c.id, jobs.c.queue, jobs.c.attempts, jobs.c.sent_at)
+    if after:
+        statement = statement.where(sa.tuple_(*keys) > after)
+    return statement.where(*_is_overdue(before)).order_by(*keys).limit(BATCH)
 
 
 def _is_overdue(before: datetime) -> tuple[sa.ColumnElement[bool], ...]:

@@ -20,7 +20,7 @@ bp = Blueprint("jobs", __name__, url_prefix="/jobs", description="Background job
 
 
 def _whose() -> UUID | None:
-    """Whose jobs the caller may see: their own, or everybody's (None)."""
+    """Whose jobs the caller may see and change: their own, or everybody's (None)."""
     return None if current_user.can("jobs:read") else current_user.id
 
 
@@ -101,7 +101,7 @@ def retry_jobs(data: dict[str, Any]) -> dict[str, int]:
     At most 1,000 of them in one call, the oldest first: call again while `retried` is not 0. Of
     jobs that must be unique one of each is tried, unless its like waits or runs.
     """
-    found = control.find_failed(**data, limit=services.RETRY_LIMIT)
+    found = control.find_failed(**data, owner_id=_whose(), limit=services.RETRY_LIMIT)
     return {"retried": sum(1 for _ in control.retry_many(found))}
 
 
@@ -127,7 +127,7 @@ def cancel_job(job_id: UUID) -> Job:
     One that waits never starts; one that runs is stopped within some seconds, and what it wrote is
     rolled back. One that is over is a conflict (409).
     """
-    job = control.cancel(job_id)
+    job = control.cancel(job_id, _whose())
     db.session.commit()
     return job
 
@@ -142,6 +142,6 @@ def retry_job(job_id: UUID) -> Job:
     It gets as many attempts as a new one. One of another status is a conflict (409), and so is one
     that must be unique while its like waits or runs.
     """
-    job = control.retry(job_id)
+    job = control.retry(job_id, _whose())
     db.session.commit()
     return job

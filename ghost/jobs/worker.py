@@ -1,23 +1,19 @@
 """RQ's worker, made to trust nothing in Redis.
 
-RQ itself imports functions, callbacks and exception handlers by the dotted names it finds in Redis,
-unpickles, calls webhooks, and obeys commands from a channel. Of all that, nothing is left: an entry
-on a queue is read as the id of a ledger row, and everything else comes from the database.
+RQ's own obeys commands from a channel and whatever an entry says of how it is to be run. Here an
+entry is the id of a ledger row, and everything else comes from the database.
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import random
-import select
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, ClassVar
 from uuid import UUID
@@ -41,7 +37,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from ghost.config import current_config
 from ghost.database import db
 from ghost.jobs import runner
+from ghost.jobs.entries import GhostJob, GhostQueue
+from ghost.jobs.leases import LeaseKeeper
 from ghost.jobs.models import FAILED, FINISHED, RETRYING
+from ghost.jobs.process import ChildProcess, describe_end, end_with
 from ghost.jobs.queues import paused_queues
 from ghost.jobs.runner import Claim
 from ghost.jobs.sweep import Sweeper, give_back, make_sweeper, settle_killed
@@ -63,102 +62,6 @@ LEASE_LOST = "the job's lease was lost"
 # os._exit(0), or an interpreter that fails, must not look like one that was written down.
 _EXIT_CODES = {FINISHED: 100, RETRYING: 101, FAILED: 102, runner.LOST: 103}
 _OUTCOMES = {code: outcome for outcome, code in _EXIT_CODES.items()}
-
-# <linux/prctl.h>. Looked up here: little should happen between the fork and the call.
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
-_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
-
-
-class _Sparing:
-    """Lets some lines through in each minute, so that nobody can fill the log by filling Redis."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._since = 0.0
-        self._count = 0
-
-    def may_log(self) -> bool:
-        """Count one more line, and tell whether it may be written."""
-        if time.monotonic() - self._since >= 60:
-            if self._count > self._limit:
-                logger.bind(count=self._count - self._limit).warning(
-                    "More foreign entries were dropped in that minute, without a line for each."
-                )
-            self._since, self._count = time.monotonic(), 0
-        self._count += 1
-        return self._count <= self._limit
-
-
-_foreign_entries = _Sparing(limit=100)
-
-
-class Refused(RuntimeError):
-    """RQ was about to run something by what Redis says. See `ghost.jobs.worker`."""
-
-
-class GhostJob(RQJob):
-    """An entry as RQ knows it, of which nothing but the id is believed.
-
-    For RQ's own tools (`rq info`) it has a queue and a time; data, callbacks, webhooks, results,
-    retries, dependencies and limits that somebody wrote into its hash are not read at all.
-    """
-
-    def __init__(
-        self, id: str | None = None, connection: Redis | None = None, serializer: Any = None
-    ) -> None:
-        super().__init__(id, connection, JSONSerializer)
-        self._func_name, self._instance, self._args, self._kwargs = "ghost.jobs.run", None, (), {}
-
-    def restore(self, raw_data: Any) -> None:
-        """Take over the queue's name; leave everything else."""
-        origin = raw_data.get(b"origin", b"")
-        self.origin = origin.decode("utf-8", "replace")[:100]
-
-    @property
-    def func(self) -> Any:
-        raise Refused("a job of Ghost is run by Ghost's worker: flask worker")
-
-    def perform(self) -> Any:
-        raise Refused("a job of Ghost is run by Ghost's worker: flask worker")
-
-
-class GhostQueue(RQQueue):
-    """RQ's queue, read without believing what is in it."""
-
-    job_class = GhostJob
-
-    @classmethod
-    def dequeue_any(
-        cls,
-        queues: Iterable[RQQueue],
-        timeout: int | None,
-        connection: Redis,
-        job_class: type[RQJob] | None = None,
-        serializer: Any = None,
-        death_penalty_class: Any = None,
-    ) -> tuple[RQJob, RQQueue] | None:
-        """Take the next entry that is one of ours; drop the others, each with a log line.
-
-        :param timeout: seconds to wait for one, None not to wait.
-        :returns: None when there is none and it was not to wait.
-        :raises DequeueTimeout: none came in time.
-        """
-        by_key = {queue.key: queue for queue in queues}
-        while True:
-            found = cls.lpop(list(by_key), timeout, connection=connection)
-            if found is None:
-                return None
-            key, entry = (_text(value) for value in found)
-            if parse_rq_id(entry) is None:
-                if _foreign_entries.may_log():
-                    logger.bind(queue=by_key[key].name, entry=entry[:100]).warning(
-                        "An entry that Ghost did not write was dropped from a queue."
-                    )
-                continue
-            job = GhostJob(entry, connection=connection)
-            job.origin = by_key[key].name
-            return job, by_key[key]
 
 
 class GhostWorker(Worker):
@@ -202,7 +105,8 @@ class GhostWorker(Worker):
             prepare_for_work=prepare_for_work,
         )
         self._application = application
-        self._sweeper: Sweeper  # made when the work begins
+        self._leases: LeaseKeeper  # made when the work begins, as the sweeper is
+        self._sweeper: Sweeper
         self._registered_at = 0.0
         self._paused: set[str] = set()
         self._paused_at = 0.0
@@ -247,6 +151,7 @@ class GhostWorker(Worker):
         self._dequeue_strategy = dequeue_strategy
         self._install_signal_handlers()
         with app.app_context():
+            self._leases = LeaseKeeper(app)
             self._sweeper = make_sweeper(f"{self.hostname}:{self.pid}:{self.name}")
             names = self.queue_names()
             logger.bind(worker=self.name, pid=os.getpid(), queues=names).info("Worker started.")
@@ -513,23 +418,16 @@ class GhostWorker(Worker):
         :returns: the status that `wait` gives, and why it was killed.
         """
         reason: str | None = None
-        deadline = time.monotonic() + attempt.timeout_seconds + self.grace_seconds
-        heartbeat_at = time.monotonic() + runner.HEARTBEAT_SECONDS
-        strikes = 0
-        with _Child(pid) as child:
+        began = time.monotonic()
+        deadline = began + attempt.timeout_seconds + self.grace_seconds
+        with self._keeping(attempt, began), ChildProcess(pid) as child:
             while (status := child.wait(POLL_SECONDS)) is None:
-                now = time.monotonic()
                 if self._has_to_stop_now():
                     reason = STOPPED
-                elif now >= deadline:
+                elif time.monotonic() >= deadline:
                     reason = overrun(attempt)
-                elif now >= heartbeat_at:
-                    heartbeat_at = now + runner.HEARTBEAT_SECONDS
-                    # A row that is no longer ours may be one that the child has just settled: it
-                    # has until the next heartbeat to end.
-                    strikes = 0 if self._renew(attempt) else strikes + 1
-                    if strikes > 1 or (strikes and self._is_canceled(attempt)):
-                        reason = LEASE_LOST
+                elif self._leases.has_lost(attempt):
+                    reason = LEASE_LOST
                 if reason is not None:
                     child.kill_group()
                 else:
@@ -538,18 +436,15 @@ class GhostWorker(Worker):
                 child.kill_group()  # what an unfinished job started does not outlive it
         return status, reason
 
-    def _renew(self, attempt: Claim) -> bool:
+    @contextmanager
+    def _keeping(self, attempt: Claim, began: float) -> Iterator[None]:
+        self._leases.add(attempt, began)
+        self._leases.start()
         try:
-            return runner.renew(attempt)
-        except SQLAlchemyError as error:
-            logger.bind(error=str(error)).warning("A job's lease could not be renewed.")
-            return True
-
-    def _is_canceled(self, attempt: Claim) -> bool:
-        try:
-            return runner.is_canceled(attempt)
-        except SQLAlchemyError:  # the next heartbeat asks again
-            return False
+            yield
+        finally:
+            self._leases.stop()
+            self._leases.remove(attempt)
 
     # --- Stopping ---------------------------------------------------------------------------------
 
@@ -585,86 +480,10 @@ class GhostWorker(Worker):
         """Leave RQ's registries alone: the sweep keeps the books."""
 
 
-class _Child:
-    """A child process that is waited for with a time limit."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._status: int | None = None
-        self._handle: int | None = None
-
-    def __enter__(self) -> _Child:
-        if hasattr(os, "pidfd_open"):
-            with suppress(OSError):  # an old kernel, a sandbox
-                self._handle = os.pidfd_open(self._pid)
-        return self
-
-    def __exit__(self, *_exc_info: object) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-
-    def wait(self, seconds: float) -> int | None:
-        """Return the wait status, or None when it has not ended after so long."""
-        deadline = time.monotonic() + seconds
-        while True:
-            if self._handle is not None:
-                select.select([self._handle], [], [], seconds)
-            pid, status = os.waitpid(self._pid, os.WNOHANG)
-            if pid:
-                return status
-            if time.monotonic() >= deadline:
-                return None
-            if self._handle is None:
-                time.sleep(0.02)
-
-    def kill_group(self) -> None:
-        """Kill the process and those that it started."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._pid, signal.SIGKILL)
-
-
-def end_with(parent: int) -> None:
-    """Have this process killed when its parent is gone.
-
-    Nobody would renew its lease, and it would run on beside its own repetition.
-    """
-    if _prctl is not None:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the line above
-            os._exit(1)
-        return
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(POLL_SECONDS)
-        os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
-
-
-def adopt_orphans() -> None:
-    """Become the parent of what the programs started here leave behind (Linux)."""
-    if _prctl is not None:
-        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-
-
 def overrun(attempt: Claim) -> str:
     """Say of an attempt that it was killed for its time."""
     return f"the job overran its {attempt.timeout_seconds} s and was killed"
 
 
-def describe_end(status: int) -> str:
-    """Say how a job's process ended, by the status that `wait` gives."""
-    code = os.waitstatus_to_exitcode(status)
-    if code < 0:
-        with suppress(ValueError):
-            return f"the job's process was killed by {signal.Signals(-code).name}"
-    return f"the job's process ended by itself with code {code}"
-
-
 def ignore(_signum: int, _frame: FrameType | None) -> None:
     """Do nothing about a signal."""
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

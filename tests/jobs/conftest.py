@@ -16,7 +16,7 @@ from job_helpers import KINDS, WORDS, Ledger, Process, run_burst
 from redis import Redis
 
 from ghost import db
-from ghost.jobs import JobFunction
+from ghost.jobs import JobFunction, runner
 from ghost.testing.servers import Redis as RedisServer
 
 FOLDER = Path(__file__).parent
@@ -89,6 +89,17 @@ def enqueue(app: Flask) -> Callable[..., UUID]:
         return job_id
 
     return add
+
+
+@pytest.fixture
+def run(app: Flask) -> Callable[..., str | None]:
+    """Claim and run one attempt in this process."""
+
+    def run_one(job_id: UUID, attempt: int = 1) -> str | None:
+        with app.app_context():
+            return runner.run(job_id, attempt)
+
+    return run_one
 
 
 @pytest.fixture

@@ -16,17 +16,6 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def run(app):
-    """Claim and run one attempt in this process."""
-
-    def run_one(job_id, attempt=1):
-        with app.app_context():
-            return runner.run(job_id, attempt)
-
-    return run_one
-
-
-@pytest.fixture
 def kill(app):
     """Claim an attempt, and find its process dead."""
 

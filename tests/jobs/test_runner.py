@@ -32,17 +32,6 @@ def enqueue(app):
     return add
 
 
-@pytest.fixture
-def run(app):
-    """Claim and run one attempt in this process."""
-
-    def run_one(job_id, attempt=1):
-        with app.app_context():
-            return runner.run(job_id, attempt)
-
-    return run_one
-
-
 def test_a_job_runs_and_is_finished(enqueue, run, ledger, out):
     job_id = enqueue(samples.identify, str(out))
 
@@ -206,9 +195,9 @@ def test_a_worker_that_lost_its_lease_changes_nothing(app, enqueue, ledger, out)
         again = runner.claim(job_id, 2)
 
         assert runner.execute(app, late) == "lost"
-        assert not runner.renew(late)
+        assert runner.renew([late]) == set()
         assert runner.settle(late, ValueError(), "late") == "lost"
-        assert runner.renew(again)
+        assert runner.renew([late, again]) == {job_id}
         assert runner.execute(app, again) == "finished"
 
     assert [row.name for row in ledger.rows()] == [
@@ -223,7 +212,7 @@ def test_renewing_moves_the_end_of_the_lease(app, enqueue, ledger):
         claim = runner.claim(job_id, 1)
         ledger.update(lease_until=utcnow() + timedelta(seconds=1))
 
-        assert runner.renew(claim)
+        assert runner.renew([claim]) == {job_id}
 
     assert (ledger.get(job_id).lease_until - utcnow()).total_seconds() > 25
 

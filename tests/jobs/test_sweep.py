@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -142,6 +143,20 @@ def test_what_waits_in_redis_is_not_sent_again(app, sweeper, ledger, redis, monk
     assert redis.llen("rq:queue:default") == 35
 
 
+def test_what_was_lost_is_found_behind_what_waits(app, sweeper, ledger, redis, monkeypatch):
+    monkeypatch.setattr(sweep, "BATCH", 2)
+    for _ in range(9):
+        samples.write.enqueue("/dev/null")
+    db.session.commit()
+    ledger.update(sent_at=utcnow() - timedelta(hours=1))
+    for place in (4, 5, 8):
+        redis.lset("rq:queue:default", place, "gone")
+
+    sweeper._ends_at = time.monotonic() + 60
+    assert sweeper.send_lost(utcnow()) == 3
+    assert len(set(redis.lrange("rq:queue:default", 0, -1)) - {b"gone", "gone"}) == 9
+
+
 def test_a_running_job_is_neither_lost_nor_taken_back(sent, sweeper, ledger):
     runner.claim(sent, 1)
     ledger.update(sent_at=utcnow() - timedelta(hours=1))
@@ -176,7 +191,7 @@ def test_a_job_whose_workers_are_always_gone_fails_in_the_end(sent, sweeper, led
 def test_a_lease_that_is_renewed_in_the_last_moment_is_kept(sent, app, ledger):
     claim = runner.claim(sent, 1) if app else None
     before = utcnow()
-    runner.renew(claim)
+    runner.renew([claim])
 
     assert sweep.settle_killed(claim, "gone", lease_ended_before=before) == "lost"
     assert ledger.get(sent).status == "started"
@@ -283,14 +298,21 @@ def test_rows_that_are_worth_nothing_any_more_are_deleted_and_others_kept(sweepe
     assert counted_rows() == [0, 0, 0, 0]
 
 
-def test_old_rows_are_deleted_in_batches_of_which_there_is_an_end(sweeper, make_user, monkeypatch):
+def test_old_rows_are_deleted_in_batches_until_the_sweep_has_taken_its_time(
+    sweeper, make_user, monkeypatch
+):
     monkeypatch.setattr(sweep, "BATCH", 3)
-    monkeypatch.setattr(sweep, "RETENTION_BATCHES", 2)
     user_id = make_user().id
     for number in range(8):
         db.session.add_all(expiring_rows(user_id, utcnow() - timedelta(seconds=60 + number)))
     db.session.commit()
 
-    assert sweeper.delete_declared(utcnow()) == 4 * 6
-    assert counted_rows() == [2, 2, 2, 2]
-    assert sweeper.delete_declared(utcnow()) == 4 * 2
+    monkeypatch.setattr(sweep, "BUDGET_SECONDS", 0)
+    sweeper.sweep()
+    assert counted_rows() == [5, 5, 5, 5]
+
+    monkeypatch.setattr(sweep, "BUDGET_SECONDS", 60)
+    monkeypatch.setattr(sweep, "RETENTION_EVERY_SECONDS", 0)
+    sweeper._retention_at = 0
+    sweeper.sweep()
+    assert counted_rows() == [0, 0, 0, 0]

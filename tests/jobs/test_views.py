@@ -42,15 +42,6 @@ def enqueue(app):
     return add
 
 
-@pytest.fixture
-def run(app):
-    def run_one(job_id, attempt=1):
-        with app.app_context():
-            return runner.run(job_id, attempt)
-
-    return run_one
-
-
 def ids(response):
     return [found["id"] for found in response.json["data"]]
 
@@ -225,8 +216,8 @@ def test_a_running_job_that_is_canceled_commits_nothing(app, boss, enqueue, ledg
 
     assert [entry["outcome"] for entry in data["history"]] == ["canceled"]
     with app.app_context():
-        assert not runner.renew(claimed)
-        assert runner.is_canceled(claimed)
+        assert not runner.renew([claimed])
+        assert runner.canceled_of([claimed.job_id]) == {claimed.job_id}
     assert runner.execute(app, claimed) == "lost"
     assert ledger.get(job_id).status == "canceled"
     assert out.exists()  # it ran to its end ...
@@ -320,6 +311,18 @@ def test_many_unique_jobs_keep_no_other_from_being_tried_again(
 
     assert [answer.json["data"]["retried"] for answer in answers] == [2, 0]
     assert ledger.get(other).status == "queued"
+
+
+def test_who_may_write_but_not_read_jobs_controls_their_own(client, make_user, enqueue, run):
+    eve = make_user(permissions=["jobs:write"])
+    ours = client.as_user(eve)
+    own, other = enqueue(samples.give_up, created_by=eve), enqueue(samples.give_up)
+    run(own), run(other)
+
+    assert ours.post(f"{JOBS}/{other}/retry").status_code == 404
+    assert ours.post(f"{JOBS}/{other}/cancel").status_code == 404
+    assert ours.post(f"{JOBS}/retry", json={"status": "failed"}).json["data"] == {"retried": 1}
+    assert ours.post(f"{JOBS}/{own}/cancel").json["data"]["status"] == "canceled"
 
 
 # --- Queues ---------------------------------------------------------------------------------------

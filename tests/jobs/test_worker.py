@@ -16,9 +16,10 @@ from rq.queue import Queue as RQQueue
 from rq.serializers import JSONSerializer
 
 from ghost import db
-from ghost.jobs import control, job_finished, runner
-from ghost.jobs import worker as worker_module
-from ghost.jobs.worker import GhostJob, GhostWorker, Refused
+from ghost.jobs import control, entries, job_finished, runner
+from ghost.jobs.entries import GhostJob, Refused
+from ghost.jobs.sweep import Sweeper
+from ghost.jobs.worker import GhostWorker
 from ghost.logging import logger
 from ghost.models import utcnow
 
@@ -216,6 +217,24 @@ def test_the_lease_of_a_running_job_is_renewed(enqueue, work, ledger, out, monke
     assert (row.status, row.attempts) == ("finished", 1)
 
 
+def test_a_sweep_that_takes_long_lets_no_lease_end(enqueue, work, ledger, out, monkeypatch):
+    monkeypatch.setattr(runner, "LEASE_SECONDS", 2.0)
+    monkeypatch.setattr(runner, "HEARTBEAT_SECONDS", 0.5)
+    job_id = enqueue(samples.last, str(out), 5.0)
+    left = []
+
+    def take_long(_sweeper):
+        if not left and ledger.get(job_id).status == "started":
+            time.sleep(3)
+            left.append(ledger.get(job_id).lease_until - utcnow())
+
+    monkeypatch.setattr(Sweeper, "tick", take_long)
+    work()
+
+    assert left[0].total_seconds() > 0
+    assert (ledger.get(job_id).status, ledger.get(job_id).attempts) == ("finished", 1)
+
+
 @pytest.mark.slow
 def test_a_running_job_that_is_canceled_is_stopped_with_the_next_heartbeat(
     app, enqueue, work, ledger, out, monkeypatch
@@ -243,9 +262,9 @@ def test_a_job_whose_lease_is_lost_is_killed(enqueue, work, ledger, out, app, mo
     monkeypatch.setattr(runner, "HEARTBEAT_SECONDS", 0.3)
     enqueue(samples.last, str(out), 30.0)
 
-    def take_away(_attempt):
+    def take_away(_attempts):
         ledger.update(status="canceled", lease_until=None, finished_at=utcnow())
-        return False
+        return set()
 
     monkeypatch.setattr(runner, "renew", take_away)
     started = time.monotonic()
@@ -323,7 +342,7 @@ def test_rubbish_in_redis_does_not_stop_a_worker(redis_server, redis, enqueue, w
 
 
 def test_foreign_entries_cannot_fill_the_log(redis, enqueue, work, out, log, monkeypatch):
-    monkeypatch.setattr(worker_module, "_foreign_entries", worker_module._Sparing(limit=3))
+    monkeypatch.setattr(entries, "_foreign_entries", entries._Sparing(limit=3))
     for number in range(50):
         redis.rpush("rq:queue:default", f"foreign-{number}")
     enqueue(samples.write, str(out))
