@@ -31,31 +31,35 @@ else
     echo "== PostgreSQL is not installed: its half of the tests is left out."
 fi
 
-logs=$(mktemp -d)
-running=
-stop() {
-    [ -z "$running" ] || kill $running 2>/dev/null || true
-    rm -rf "$logs"
-}
-trap stop EXIT
-trap 'exit 130' INT TERM
-
 # Coverage starts before pytest: pytest imports Ghost's plug-in early.
 run_tests() {
     database=$1
     shift
     echo "== Tests on $database: ${*:-all}"
-    env GHOST_TEST_DATABASE="$database" "$python" -m coverage run -m pytest "$@"
+    exec env GHOST_TEST_DATABASE="$database" "$python" -m coverage run -m pytest "$@"
 }
 
-# Jobs wait for clocks and processes most of the time: on both databases, one after the other.
-run_jobs() {
+# The same on each database, one after the other.
+run_on_each() {
     failed=0
     for database in $databases; do
-        run_tests "$database" tests/jobs || failed=$?
+        (run_tests "$database" "$@") &
+        trap "kill $!; exit 143" TERM
+        wait $! || failed=$?
     done
     return "$failed"
 }
+
+logs=$(mktemp -d)
+running=
+finish() {
+    [ -z "$running" ] || kill $running 2>/dev/null || true # some may have ended
+    cat "$logs"/* 2>/dev/null || true # whole, or as far as they came; there may be none
+    rm -rf "$logs"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 begin() {
     name=$1
@@ -65,23 +69,24 @@ begin() {
 }
 
 "$python" -m coverage erase
-# All of it waits for servers and disks much of the time, so the parts run side by side.
-if [ $# -gt 0 ]; then
-    for database in $databases; do
-        begin "$database" run_tests "$database" "$@"
-    done
-else
-    for database in $databases; do
-        begin "$database" run_tests "$database" --ignore=tests/jobs
-    done
-    begin jobs run_jobs
+# All of it waits for servers, clocks and disks much of the time, jobs most of all. So three parts
+# run side by side on two processors: one here, and the others' output follows at the end.
+rest=
+if [ $# -eq 0 ]; then
+    rest=--ignore=tests/jobs
+    begin jobs run_on_each tests/jobs
 fi
+case $databases in
+*postgresql*) begin postgresql run_tests postgresql $rest "$@" ;;
+esac
 code=0
+(run_tests sqlite $rest "$@") || code=$?
 for process in $running; do
     wait "$process" || code=$?
 done
 running=
-cat "$logs"/*
+finish
+trap - EXIT
 [ "$code" -eq 0 ] || exit "$code"
 "$python" -m coverage combine --quiet
 "$python" -m coverage report
