@@ -98,7 +98,7 @@ class LeaseKeeper:
             logger.bind(error=str(error), count=len(due)).warning(
                 "The leases of running jobs could not be renewed."
             )
-        except Exception:  # whatever it was, the next time may fare better
+        except Exception:  # without this thread every lease would end
             logger.exception("The leases of running jobs could not be renewed.")
         for held in due:
             held.renewal_at = now + runner.HEARTBEAT_SECONDS
@@ -109,7 +109,7 @@ class LeaseKeeper:
         So it has until its next renewal to end, unless it was canceled.
         """
         renewed = runner.renew([held.attempt for held in due])
-        gone = [held for held in due if held.attempt.job_id not in renewed]
+        gone = [held for held in due if _key(held.attempt) not in renewed]
         canceled = runner.canceled_of([held.attempt.job_id for held in gone])
         for held in due:
             held.strikes = held.strikes + 1 if held in gone else 0

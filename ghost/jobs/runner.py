@@ -198,17 +198,17 @@ def claim(job_id: UUID, attempt: int) -> Claim | None:
     return Claim(*row) if row is not None else None
 
 
-def renew(attempts: Sequence[Claim]) -> set[UUID]:
+def renew(attempts: Sequence[Claim]) -> set[tuple[UUID, int]]:
     """Keep attempts for another lease, with one statement.
 
-    :returns: the ids of the jobs whose attempt is still ours.
+    :returns: job and number of those that are still ours.
     """
-    keys = [(attempt.job_id, attempt.attempt) for attempt in attempts]
-    mine = sa.tuple_(jobs.c.id, jobs.c.attempts).in_(keys)
-    statement = sa.update(jobs).where(mine, jobs.c.status == STARTED).returning(jobs.c.id)
+    keys = (jobs.c.id, jobs.c.attempts)
+    mine = sa.tuple_(*keys).in_([(attempt.job_id, attempt.attempt) for attempt in attempts])
+    statement = sa.update(jobs).where(mine, jobs.c.status == STARTED).returning(*keys)
     with ledger() as connection:
-        until = _later(utcnow(), LEASE_SECONDS)
-        return set(connection.scalars(statement.values(lease_until=until)))
+        rows = connection.execute(statement.values(lease_until=_later(utcnow(), LEASE_SECONDS)))
+        return {(row.id, row.attempts) for row in rows}
 
 
 def canceled_of(job_ids: Sequence[UUID]) -> set[UUID]:
@@ -451,10 +451,12 @@ def run_waiting(*, limit: int = 1000) -> list[tuple[str, str]]:
 
 def describe(error: BaseException) -> str:
     """Return what the ledger keeps of an exception: its type and text, redacted and bounded."""
-    # The statement is in the log; whoever may read a job need not see our tables.
-    shown = error.orig if isinstance(error, sa.exc.StatementError) else error
     try:
-        text = str(shown)
+        text = str(error)
+        if isinstance(error, sa.exc.StatementError):
+            # Below the first line, PostgreSQL quotes the statement and its values. They are in the
+            # log; whoever may read a job need not see them.
+            text = str(error.orig or error.args[0]).partition("\n")[0]
     except Exception:  # an exception that can't print itself
         text = "<unprintable>"
     kind = type(error)

@@ -124,6 +124,19 @@ def test_the_kept_error_is_redacted_and_bounded(enqueue, run, ledger, out):
     assert runner.describe(ValueError("half \ud800")) == "ValueError: half ?"
 
 
+def test_the_kept_error_of_a_statement_shows_neither_it_nor_its_values(app):
+    with app.app_context(), pytest.raises(sa.exc.DBAPIError) as caught:
+        db.session.execute(sa.text("SELECT secrets FROM nowhere WHERE x = :x"), {"x": "hidden"})
+
+    kept = runner.describe(caught.value)
+
+    assert "nowhere" in kept  # the database's own words
+    assert "SELECT" not in kept
+    assert "hidden" not in kept
+    without_cause = sa.exc.StatementError("no cause", "SELECT 1", {}, None)
+    assert runner.describe(without_cause) == "sqlalchemy.exc.StatementError: no cause"
+
+
 def test_a_permanent_error_is_not_tried_again(enqueue, run, ledger):
     job_id = enqueue(samples.give_up)
 
@@ -197,7 +210,7 @@ def test_a_worker_that_lost_its_lease_changes_nothing(app, enqueue, ledger, out)
         assert runner.execute(app, late) == "lost"
         assert runner.renew([late]) == set()
         assert runner.settle(late, ValueError(), "late") == "lost"
-        assert runner.renew([late, again]) == {job_id}
+        assert runner.renew([late, again]) == {(job_id, 2)}
         assert runner.execute(app, again) == "finished"
 
     assert [row.name for row in ledger.rows()] == [
@@ -212,7 +225,7 @@ def test_renewing_moves_the_end_of_the_lease(app, enqueue, ledger):
         claim = runner.claim(job_id, 1)
         ledger.update(lease_until=utcnow() + timedelta(seconds=1))
 
-        assert runner.renew([claim]) == {job_id}
+        assert runner.renew([claim]) == {(job_id, 1)}
 
     assert (ledger.get(job_id).lease_until - utcnow()).total_seconds() > 25
 

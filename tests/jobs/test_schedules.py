@@ -158,6 +158,7 @@ def test_a_schedule_of_the_configuration_stands_for_the_one_in_code():
         ("shop.nothing", {}, "no job function is registered as 'shop.nothing'"),
         ("schedule_tests.greet", {"key": "no uuid"}, "'key' must be"),
         ("schedule_tests.greet", {"nmae": "x"}, "nmae"),
+        ("schedule_tests.greet", {"name": "x" * 70_000}, "64 KiB"),
     ],
 )
 def test_a_schedule_of_the_configuration_names_a_registered_job_and_its_arguments(
