@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import selectors
 import signal
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,11 +24,10 @@ from rq.suspension import is_suspended
 from rq.worker import WorkerStatus
 
 from ghost.config import current_config
-from ghost.database import db
 from ghost.jobs import child, runner
 from ghost.jobs.child import Orders, be_child
 from ghost.jobs.models import FINISHED
-from ghost.jobs.process import describe_end
+from ghost.jobs.process import describe_end, make_ready_to_fork
 from ghost.jobs.runner import Claim
 from ghost.jobs.signals import job_finished
 from ghost.jobs.worker import LEASE_LOST, POLL_SECONDS, STOPPED, GhostWorker, overrun
@@ -133,13 +131,8 @@ class PoolWorker(GhostWorker):
     # --- Starting children ------------------------------------------------------------------------
 
     def _start(self, app: Flask, burst: bool) -> _Slot:
-        self._leases.stop()  # no other thread may hold a lock, or a connection, in a fork
-        if db.engine.dialect.name == "sqlite":
-            # A child that inherits an open SQLite database may damage it when it closes it:
-            # https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_across_a_fork_
-            db.engine.dispose()
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+        self._leases.stop()  # the thread may hold a lock, or a connection
+        make_ready_to_fork()
         receiver, sender = os.pipe()
         settings = current_config().jobs
         orders = Orders(self.queue_names(), sender, os.getpid(), burst, settings.recycle_after)

@@ -11,6 +11,8 @@ import threading
 import time
 from contextlib import suppress
 
+from ghost.database import db
+
 PARENT_WATCH_SECONDS = 1.0
 
 # <linux/prctl.h>. Looked up here: little should happen between the fork and the call.
@@ -55,6 +57,16 @@ class ChildProcess:
         """Kill the process and those that it started."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._pid, signal.SIGKILL)
+
+
+def make_ready_to_fork() -> None:
+    """Leave a child nothing that it would use, or write, together with this process."""
+    if db.engine.dialect.name == "sqlite":
+        # A child that inherits an open SQLite database may damage it when it closes it:
+        # https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_across_a_fork_
+        db.engine.dispose()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
 
 
 def end_with(parent: int) -> None:

@@ -40,7 +40,7 @@ GRACE_SECONDS = 1.0
 LOST_AFTER_SECONDS = 15.0
 LOST_EVERY_SECONDS = 10.0
 RETENTION_EVERY_SECONDS = 60.0
-# Who sweeps also watches over running jobs: longer than so it doesn't sweep in one go.
+# Who sweeps also watches over running jobs, and may not be away from them for longer.
 BUDGET_SECONDS = 2.0
 LEASE_NAME = "jobs.sweep"
 

@@ -99,7 +99,8 @@ def retry_jobs(data: dict[str, Any]) -> dict[str, int]:
     """Try all failed, or all canceled, jobs again, of a function or a queue if one is named.
 
     At most 1,000 of them in one call, the oldest first: call again while `retried` is not 0. Of
-    jobs that must be unique one of each is tried, unless its like waits or runs.
+    jobs that must be unique one of each is tried, unless its like waits or runs. Without the
+    permission `jobs:read` only the ones that one enqueued.
     """
     found = control.find_failed(**data, owner_id=_whose(), limit=services.RETRY_LIMIT)
     return {"retried": sum(1 for _ in control.retry_many(found))}
@@ -125,7 +126,8 @@ def cancel_job(job_id: UUID) -> Job:
     """Cancel a job.
 
     One that waits never starts; one that runs is stopped within some seconds, and what it wrote is
-    rolled back. One that is over is a conflict (409).
+    rolled back. One that is over is a conflict (409). Without the permission `jobs:read` only one's
+    own.
     """
     job = control.cancel(job_id, _whose())
     db.session.commit()
@@ -140,7 +142,8 @@ def retry_job(job_id: UUID) -> Job:
     """Try a failed or canceled job again, now.
 
     It gets as many attempts as a new one. One of another status is a conflict (409), and so is one
-    that must be unique while its like waits or runs.
+    that must be unique while its like waits or runs. Without the permission `jobs:read` only one's
+    own.
     """
     job = control.retry(job_id, _whose())
     db.session.commit()

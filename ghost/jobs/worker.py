@@ -35,12 +35,11 @@ from rq.worker import DequeueStrategy, Worker, WorkerStatus
 from sqlalchemy.exc import SQLAlchemyError
 
 from ghost.config import current_config
-from ghost.database import db
 from ghost.jobs import runner
 from ghost.jobs.entries import GhostJob, GhostQueue
 from ghost.jobs.leases import LeaseKeeper
 from ghost.jobs.models import FAILED, FINISHED, RETRYING
-from ghost.jobs.process import ChildProcess, describe_end, end_with
+from ghost.jobs.process import ChildProcess, describe_end, end_with, make_ready_to_fork
 from ghost.jobs.queues import paused_queues
 from ghost.jobs.runner import Claim
 from ghost.jobs.sweep import Sweeper, give_back, make_sweeper, settle_killed
@@ -351,12 +350,7 @@ class GhostWorker(Worker):
         self._tell_redis(delete)
 
     def _run_in_child(self, attempt: Claim) -> str:
-        if db.engine.dialect.name == "sqlite":
-            # A child that inherits an open SQLite database may damage it when it closes it:
-            # https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_across_a_fork_
-            db.engine.dispose()
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+        make_ready_to_fork()
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
