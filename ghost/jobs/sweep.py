@@ -6,6 +6,7 @@ saves work; two at once would do no harm, because each step is a statement that 
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from datetime import datetime, timedelta
@@ -59,7 +60,7 @@ class Sweeper:
         self._holder = holder
         self._transport = transport
         self._next_at = 0.0
-        self._ends_at = 0.0
+        self._ends_at = math.inf
         self._lost_at = time.monotonic() + LOST_EVERY_SECONDS
         self._retention_at = 0.0
         self._is_failing = False
