@@ -248,6 +248,38 @@ class MailSection(Section):
         10.0, kinds.Number(0.1, 300, "seconds"), "Longest wait for the mail server, in seconds."
     )
     max_attempts: int = key(5, kinds.Integer(1, 100), "How often one mail is tried.")
+    fallback_url: str | None = key(
+        None,
+        kinds.OrNone(kinds.MailUrl()),
+        "A second way out, tried when that of `url` takes no mail at all.",
+    )
+    rate: float | None = key(
+        None,
+        kinds.OrNone(kinds.Number(0.01, 100_000, "messages/s")),
+        "Mails of batches that leave in a second, over all workers; no limit when none.",
+    )
+    send_limit: str = key("60/minute", _rate, "Requests to send, per caller.")
+    max_recipients: int = key(50, kinds.Integer(1, 1000), "Recipients of one mail.")
+    max_batch: int = key(10_000, kinds.Integer(1, 100_000), "Recipients of one batch.")
+    max_size: int = key(
+        10 * 1024 * 1024,
+        kinds.Integer(1024, 100 * 1024 * 1024, "bytes"),
+        "Largest mail with its files, before they are encoded, in bytes.",
+    )
+    max_attachments: int = key(20, kinds.Integer(0, 1000), "Files in one mail.")
+    retention: int = key(
+        30 * DAY, _seconds, "How long mails are kept after they were made, in seconds."
+    )
+    ses_topic: str | None = key(
+        None,
+        kinds.OrNone(kinds.Text(longest=300)),
+        "ARN of the SNS topic whose events of SES are believed.",
+    )
+    sendgrid_webhook_key: str | None = key(
+        None,
+        kinds.OrNone(kinds.Text(longest=500)),
+        "Public key, in Base64, that verifies events of SendGrid.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
