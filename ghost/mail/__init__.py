@@ -1,13 +1,14 @@
-"""Mail: templates become messages, and messages leave through the configured transport."""
+"""Mail: templates become messages, and messages leave through the configured provider."""
 
-from ghost.mail.messages import Address, InvalidMessage, Message
+from ghost.mail.messages import Address, Attachment, InvalidMessage, Message
 from ghost.mail.models import MailAttachment, MailBatch, MailMessage, MailSuppression
-from ghost.mail.rendering import duration, render
+from ghost.mail.providers import Delivery, NotSent, outbox
+from ghost.mail.rendering import Rendered, duration, render
 from ghost.mail.services import deliver, mail_attempts, message_id_for
-from ghost.mail.transports import Delivery, NotSent, outbox
 
 __all__ = [
     "Address",
+    "Attachment",
     "Delivery",
     "InvalidMessage",
     "MailAttachment",
@@ -16,6 +17,7 @@ __all__ = [
     "MailSuppression",
     "Message",
     "NotSent",
+    "Rendered",
     "deliver",
     "duration",
     "mail_attempts",

@@ -119,6 +119,19 @@ class Address:
         return f"{encoded} <{self.email}>"
 
 
+@dataclass(frozen=True)
+class Attachment:
+    """A file of a mail, or an image that its HTML shows by `cid:<content_id>`.
+
+    :param content_type: guessed by the file name's end when None.
+    """
+
+    filename: str
+    content: bytes = field(repr=False)
+    content_type: str | None = None
+    content_id: str | None = None
+
+
 AddressLike = str | tuple[str, str] | Address
 
 

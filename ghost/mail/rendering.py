@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from jinja2 import (
 )
 
 from ghost.config import Config, current_config
+from ghost.mail.messages import Attachment
 
 _FOLDER = Path(__file__).parent / "templates"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*\Z")
@@ -27,9 +29,17 @@ _LOOKS_LIKE_A_LINK = re.compile(r"[:/@\\]|www\.|\w\.\w{2}", re.IGNORECASE)
 MAX_GREETED_CHARACTERS = 60
 
 
-def render(
-    template: str, context: Mapping[str, Any], *, locale: str | None = None
-) -> tuple[str, str, str | None]:
+@dataclass(frozen=True)
+class Rendered:
+    """A template that was filled in; `images` are those that its HTML shows."""
+
+    subject: str
+    text: str
+    html: str | None = None
+    images: tuple[Attachment, ...] = ()
+
+
+def render(template: str, context: Mapping[str, Any], *, locale: str | None = None) -> Rendered:
     """Fill a mail template in.
 
     A template `welcome` is the files `welcome.subject.txt`, `welcome.txt` and `welcome.html`;
@@ -37,7 +47,6 @@ def render(
     the same name in the folder `mail.templates` wins over Ghost's. The HTML is escaped, a missing
     variable is an error; `app_name` is always there, and `full_name` may be left out.
 
-    :returns: subject, text and HTML; HTML is None where the template has none.
     :raises TemplateNotFound: there is no such template, or it lacks subject or text.
     """
     if not _NAME.match(template):
@@ -60,7 +69,7 @@ def render(
         if error.name is not None and not error.name.startswith(template + "."):
             raise  # the template is there; what it extends or includes is not
         html = None
-    return subject, text, html
+    return Rendered(subject, text, html)
 
 
 def duration(seconds: float) -> str:

@@ -10,13 +10,13 @@ from loguru import logger
 
 from ghost.config import Config, current_config
 from ghost.mail.messages import Address, Message
-from ghost.mail.transports import Delivery, transport_for
+from ghost.mail.providers import Delivery, open_provider
 
 _BARE_IP = re.compile(r"@(?:[\d.]+|\[[0-9A-Fa-f:.]+\])(?=>?\Z)")
 
 
 def deliver(message: Message) -> Delivery:
-    """Send a mail through the configured transport and wait until that has taken it.
+    """Send a mail through the configured provider and wait until that has taken it.
 
     For worker jobs only: an SMTP server may take its time. Sender and Message-ID are filled in
     where they are missing; give the Message-ID yourself (`message_id_for`) in a job that may run
@@ -32,10 +32,8 @@ def deliver(message: Message) -> Delivery:
         sender=message.sender or sender(config),
         message_id=message.message_id or message_id_for(uuid4()),
     )
-    transport = transport_for(
-        config.mail.url, root=config.root, timeout_seconds=config.mail.timeout
-    )
-    delivery = transport.send(complete)
+    with open_provider(config) as provider:
+        delivery = provider.send(complete)
     log = logger.bind(message_id=complete.message_id, recipients=len(delivery.accepted))
     if delivery.refused:
         log.bind(refused=dict(delivery.refused)).warning("the mail server refused some recipients")

@@ -71,14 +71,14 @@ def mail_notice(address: str, template: str, context: Mapping[str, Any]) -> None
     Commits in between: a link works before it is in a mail, and no transaction waits for the mail
     server.
     """
-    subject, text, html = render(template, context)
+    rendered = render(template, context)
     db.session.commit()
     deliver(
         Message(
             to=[address],
-            subject=subject,
-            text=text,
-            html=html,
+            subject=rendered.subject,
+            text=rendered.text,
+            html=rendered.html,
             message_id=message_id_for(current_job.id),
         )
     )

@@ -10,7 +10,7 @@ import pytest
 from flask import Flask
 from jinja2 import TemplateNotFound, UndefinedError
 
-from ghost.mail import InvalidMessage, Message, duration, render
+from ghost.mail import InvalidMessage, Message, Rendered, duration, render
 from ghost.mail.rendering import greeting_name
 
 pytestmark = pytest.mark.unit
@@ -32,22 +32,22 @@ def test_each_mail_has_a_subject_a_text_and_an_html(configured: Configured, temp
     configured(app_settings={"name": "Acme & Söhne"})
     context = CONTEXTS[template] | {"full_name": "Ada Lovelace"}
 
-    subject, text, html = render(template, context)
+    rendered = render(template, context)
 
-    assert "Acme & Söhne" in subject
-    assert text.startswith("Hello Ada Lovelace,\n\n")
-    assert text.endswith("\n-- \nAcme & Söhne\n")
-    assert html is not None
-    assert "Hello Ada Lovelace," in html
-    assert "Acme &amp; Söhne" in html
-    assert "Acme & Söhne" not in html
+    assert "Acme & Söhne" in rendered.subject
+    assert rendered.text.startswith("Hello Ada Lovelace,\n\n")
+    assert rendered.text.endswith("\n-- \nAcme & Söhne\n")
+    assert rendered.html is not None
+    assert "Hello Ada Lovelace," in rendered.html
+    assert "Acme &amp; Söhne" in rendered.html
+    assert "Acme & Söhne" not in rendered.html
     for value in CONTEXTS[template].values():
-        assert value in text
-        assert value.replace("&", "&amp;") in html
+        assert value in rendered.text
+        assert value.replace("&", "&amp;") in rendered.html
     if "link" in context:
-        assert f"\n{LINK}\n" in text
-        assert f'href="{LINK.replace("&", "&amp;")}"' in html
-    Message("ada@example.org", subject, text, html)
+        assert f"\n{LINK}\n" in rendered.text
+        assert f'href="{LINK.replace("&", "&amp;")}"' in rendered.html
+    Message("ada@example.org", rendered.subject, rendered.text, rendered.html)
 
 
 @pytest.mark.parametrize("template", CONTEXTS)
@@ -57,12 +57,12 @@ def test_a_name_is_not_needed(
 ) -> None:
     configured()
 
-    _, text, html = render(template, CONTEXTS[template] | context)
+    rendered = render(template, CONTEXTS[template] | context)
 
-    assert text.startswith("Hello,\n")
-    assert html is not None
-    assert "Hello," in html
-    assert "None" not in text + html
+    assert rendered.text.startswith("Hello,\n")
+    assert rendered.html is not None
+    assert "Hello," in rendered.html
+    assert "None" not in rendered.text + rendered.html
 
 
 @pytest.mark.parametrize("template", CONTEXTS)
@@ -82,26 +82,26 @@ def test_a_name_is_not_needed(
 def test_a_hostile_name_is_only_a_name(configured: Configured, template: str, name: str) -> None:
     configured()
 
-    subject, text, html = render(template, CONTEXTS[template] | {"full_name": name})
+    rendered = render(template, CONTEXTS[template] | {"full_name": name})
 
-    assert html is not None
+    assert rendered.html is not None
     greeted = greeting_name(name) is not None
-    assert (f"Hello {name}," in text) == greeted
+    assert (f"Hello {name}," in rendered.text) == greeted
     for tag in ("<script", "<img", "<b>"):
-        assert tag not in html
-    assert "49" not in subject + text + html
+        assert tag not in rendered.html
+    assert "49" not in rendered.subject + rendered.text + rendered.html
 
 
 def test_hostile_text_in_every_variable_is_escaped(configured: Configured) -> None:
     configured()
     hostile = '"><script>alert(1)</script>{{ 7*7 }}'
 
-    _, text, html = render("verify-email", dict.fromkeys(["link", "code", "expires"], hostile))
+    rendered = render("verify-email", dict.fromkeys(["link", "code", "expires"], hostile))
 
-    assert html is not None
-    assert "<script" not in html
-    assert "{{ 7*7 }}" in html
-    assert hostile in text
+    assert rendered.html is not None
+    assert "<script" not in rendered.html
+    assert "{{ 7*7 }}" in rendered.html
+    assert hostile in rendered.text
 
 
 @pytest.mark.parametrize(
@@ -166,11 +166,11 @@ def test_an_applications_file_of_the_same_name_wins(configured: Configured, fold
     )
     configured(templates="mails")
 
-    subject, text, html = render("reset-password", CONTEXTS["reset-password"])
+    rendered = render("reset-password", CONTEXTS["reset-password"])
 
-    assert subject == "New password for Ghost"
-    assert html == f'<main><a href="{LINK.replace("&", "&amp;")}">Go</a></main>'
-    assert "asked to reset your password" in text
+    assert rendered.subject == "New password for Ghost"
+    assert rendered.html == f'<main><a href="{LINK.replace("&", "&amp;")}">Go</a></main>'
+    assert "asked to reset your password" in rendered.text
 
 
 def test_an_application_adds_mails_of_its_own(configured: Configured, folder: Path) -> None:
@@ -178,9 +178,9 @@ def test_an_application_adds_mails_of_its_own(configured: Configured, folder: Pa
     (folder / "shipped.txt").write_text("It will be there soon.\n")
     configured(templates="mails")
 
-    assert render("shipped", {"number": 7}) == (
-        "Order 7 is on its way", "It will be there soon.\n", None,
-    )  # fmt: skip
+    assert render("shipped", {"number": 7}) == Rendered(
+        "Order 7 is on its way", "It will be there soon.\n"
+    )
 
 
 def test_a_locale_falls_back_to_its_language_and_then_to_none(
@@ -190,12 +190,12 @@ def test_a_locale_falls_back_to_its_language_and_then_to_none(
     (folder / "password-changed.de-AT.txt").write_text("Servus!\n")
     configured(templates="mails")
 
-    subject, text, html = render("password-changed", {}, locale="de_AT")
-    other, *_ = render("password-changed", {}, locale="fr")
+    rendered = render("password-changed", {}, locale="de_AT")
+    other = render("password-changed", {}, locale="fr")
 
-    assert (subject, text) == ("Passwort geändert", "Servus!\n")
-    assert html is not None
-    assert other == "Your Ghost password was changed"
+    assert (rendered.subject, rendered.text) == ("Passwort geändert", "Servus!\n")
+    assert rendered.html is not None
+    assert other.subject == "Your Ghost password was changed"
 
 
 def test_a_value_with_a_line_break_in_a_subject_is_refused_by_the_message(
@@ -205,10 +205,10 @@ def test_a_value_with_a_line_break_in_a_subject_is_refused_by_the_message(
     (folder / "shipped.txt").write_text("Hello.\n")
     configured(templates="mails")
 
-    subject, text, _ = render("shipped", {"name": "Ada\r\nBcc: eve@example.org"})
+    rendered = render("shipped", {"name": "Ada\r\nBcc: eve@example.org"})
 
     with pytest.raises(InvalidMessage):
-        Message("ada@example.org", subject, text)
+        Message("ada@example.org", rendered.subject, rendered.text)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from sinks import CERTIFICATES, Scripted, Sink, drip, hang_up, stay_silent
 from ghost.extensions import mail
 from ghost.jobs import Permanent
 from ghost.mail import Message, NotSent, deliver
-from ghost.mail.transports import OVERALL_FACTOR, transport_for
+from ghost.mail.providers import provider_for
+from ghost.mail.providers.smtp import OVERALL_FACTOR
 
 pytestmark = pytest.mark.integration
 
@@ -204,7 +205,7 @@ def test_a_password_is_not_sent_in_the_clear_to_another_machine() -> None:
     url = "smtp://ada:s3cret@mail.example.org?tls=none"
 
     with pytest.raises(ValueError, match="without encryption") as caught:
-        transport_for(url, root=Path("/"), timeout_seconds=1)
+        provider_for(url, root=Path("/"), timeout_seconds=1)
 
     assert "s3cret" not in str(caught.value)
 

@@ -15,13 +15,9 @@ from flask import Flask
 
 from ghost.config import Config, ConfigError
 from ghost.mail import Message, NotSent, deliver, message_id_for, outbox
-from ghost.mail.transports import (
-    ConsoleTransport,
-    FileTransport,
-    MemoryTransport,
-    SmtpTransport,
-    transport_for,
-)
+from ghost.mail.providers import provider_for
+from ghost.mail.providers.local import ConsoleProvider, FileProvider, MemoryProvider
+from ghost.mail.providers.smtp import SmtpProvider
 
 pytestmark = pytest.mark.unit
 
@@ -213,14 +209,14 @@ def test_a_jobs_mail_has_one_message_id(configured: Configured) -> None:
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("console://", ConsoleTransport),
-        ("memory://", MemoryTransport),
-        ("file:///var/mail", FileTransport),
-        ("smtps://mail.example.org", SmtpTransport),
+        ("console://", ConsoleProvider),
+        ("memory://", MemoryProvider),
+        ("file:///var/mail", FileProvider),
+        ("smtps://mail.example.org", SmtpProvider),
     ],
 )
-def test_a_url_chooses_the_transport(url: str, expected: type) -> None:
-    assert isinstance(transport_for(url, root=Path("/app"), timeout_seconds=1), expected)
+def test_a_url_chooses_the_provider(url: str, expected: type) -> None:
+    assert isinstance(provider_for(url, root=Path("/app"), timeout_seconds=1), expected)
 
 
 @pytest.mark.parametrize(
@@ -238,10 +234,10 @@ def test_a_url_chooses_the_transport(url: str, expected: type) -> None:
     ],
 )
 def test_encryption_is_what_the_url_leaves_open(url: str, host: str, port: int, tls: str) -> None:
-    transport = transport_for(url, root=Path("/app"), timeout_seconds=1)
+    provider = provider_for(url, root=Path("/app"), timeout_seconds=1)
 
-    assert isinstance(transport, SmtpTransport)
-    assert (transport.host, transport.port, transport.tls) == (host, port, tls)
+    assert isinstance(provider, SmtpProvider)
+    assert (provider.host, provider.port, provider.tls) == (host, port, tls)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +266,7 @@ def test_encryption_is_what_the_url_leaves_open(url: str, host: str, port: int, 
 )
 def test_a_wrong_url_is_refused_in_words_without_its_password(url: str) -> None:
     with pytest.raises(ValueError, match=r"mail\.url") as caught:
-        transport_for(url, root=Path("/app"), timeout_seconds=1)
+        provider_for(url, root=Path("/app"), timeout_seconds=1)
 
     assert "s3cret" not in str(caught.value)
 
@@ -284,6 +280,6 @@ def test_a_wrong_url_is_refused_in_words_without_its_password(url: str) -> None:
         "smtps://mail.example.org?ca=none.pem",
     ],
 )
-def test_what_no_transport_could_use_stops_the_start(url: str, tmp_path: Path) -> None:
+def test_what_no_provider_could_use_stops_the_start(url: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"mail\.url"):
         Config.load({"mail": {"url": url}}, root=tmp_path, environ={})

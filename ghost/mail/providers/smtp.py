@@ -1,31 +1,25 @@
-"""Where a mail goes: an SMTP server, a folder, the console or a list in memory."""
+"""Hand messages to an SMTP server, with a limit on every wait."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
-import re
 import smtplib
 import socket
 import ssl
-import sys
-import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit
+from typing import Any
 
 import flask_mail
 from flask import current_app
 
-from ghost.config_mail import SmtpServer, read_smtp_url
+from ghost.config_mail import SmtpServer
 from ghost.extensions import mail
 from ghost.jobs import Permanent
 from ghost.mail.messages import Message
+from ghost.mail.providers.base import Closing, Delivery, NotSent, printable
 from ghost.network import ascii_domain, is_this_machine
 
 # The whole of one delivery may take this many times the limit of a single step.
@@ -33,155 +27,15 @@ OVERALL_FACTOR = 4
 MAX_WORDS_OF_SERVER = 300
 
 
-class NotSent(Exception):
-    """A mail could not be handed over this time; a later attempt may succeed."""
-
-
 @dataclass(frozen=True)
-class Delivery:
-    """What became of one message.
-
-    :param accepted: the addresses that the server took.
-    :param refused: address -> the server's words, for each of the others.
-    """
-
-    accepted: tuple[str, ...]
-    refused: Mapping[str, str] = field(default_factory=dict)
-
-
-class Transport(Protocol):
-    """A way out. `message` has its sender and its Message-ID."""
-
-    def send(self, message: Message) -> Delivery:
-        """Hand one message over.
-
-        :raises Permanent: every recipient, or the mail itself, was refused for good.
-        :raises NotSent: anything else went wrong.
-        """
-
-
-def transport_for(url: str, *, root: Path, timeout_seconds: float) -> Transport:
-    """Make the transport that a mail URL asks for; opens and writes nothing.
-
-    :param root: what relative paths in the URL start from.
-    :param timeout_seconds: for connecting, and again for each answer of an SMTP server.
-    :raises ValueError: the URL is wrong; the message says why and shows no password.
-    """
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as error:
-        raise ValueError("mail.url is not a URL") from error
-    if parts.scheme in ("smtp", "smtps"):
-        try:
-            server = read_smtp_url(parts, root)
-        except ValueError as error:
-            raise ValueError(f"mail.url: expected {error}") from error
-        return SmtpTransport(**vars(server), timeout_seconds=timeout_seconds)
-    if parts.query:
-        raise ValueError(f"mail.url: {parts.scheme}:// takes no options")
-    if parts.scheme == "file":
-        path = unquote(parts.netloc + parts.path)
-        if not path.strip("/"):
-            raise ValueError("mail.url: name the folder, as in file:///var/spool/ghost-mail")
-        return FileTransport(root / path)
-    if parts.scheme == "console":
-        return ConsoleTransport()
-    if parts.scheme == "memory":
-        return MemoryTransport()
-    raise ValueError(
-        f"mail.url: unknown scheme {parts.scheme!r}; expected smtp, smtps, file, console or memory"
-    )
-
-
-class MemoryTransport:
-    """Keep the messages of an application in a list, for tests: see `outbox()`."""
-
-    def send(self, message: Message) -> Delivery:
-        outbox().append(message)
-        return Delivery(message.recipients)
-
-
-def outbox() -> list[Message]:
-    """The messages that the current application sent to `memory://`, oldest first."""
-    messages: list[Message] = current_app.extensions.setdefault("ghost.mail.outbox", [])
-    return messages
-
-
-class ConsoleTransport:
-    """Print the text of each mail where the process prints, with its links whole.
-
-    Not through the logger: it masks tokens, and this is where a developer clicks on them.
-    """
-
-    def send(self, message: Message) -> Delivery:
-        lines = [
-            "",
-            "=" * 72,
-            f"From:    {message.sender_address}",
-            f"To:      {', '.join(str(address) for address in message.addresses)}",
-            f"Subject: {message.subject}",
-            "-" * 72,
-            message.text.strip("\n"),
-            "=" * 72,
-            "",
-        ]
-        text = _printable("\n".join(lines) + "\n")
-        encoding = sys.stdout.encoding or "utf-8"
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        sys.stdout.flush()
-        return Delivery(message.recipients)
-
-
-def _printable(text: str) -> str:
-    """Take out what would steer a terminal."""
-    return re.sub(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]", "", text)
-
-
-class FileTransport:
-    """Write one `.eml` file per message, which any mail program opens.
-
-    The name comes from the Message-ID, so that a repeated attempt replaces its own file.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def send(self, message: Message) -> Delivery:
-        content = message.as_bytes(readable=True)
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # mkstemp makes it 0600: these mails hold links that open accounts.
-            descriptor, temporary = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=".tmp")
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                Path(temporary).replace(self.folder / self._name(message))
-            except BaseException:
-                Path(temporary).unlink()
-                raise
-        except OSError as error:
-            raise NotSent(f"the mail could not be written to {self.folder}: {error}") from error
-        return Delivery(message.recipients)
-
-    def _name(self, message: Message) -> str:
-        message_id = (message.message_id or "").strip("<>")
-        name = re.sub(r"[^A-Za-z0-9.@_-]", "_", message_id).lstrip(".")
-        if name != message_id or len(name) > 150:
-            name = f"{name[:100]}-{hashlib.sha256(message_id.encode()).hexdigest()[:16]}"
-        return name + ".eml"
-
-
-@dataclass(frozen=True)
-class SmtpTransport(SmtpServer):
+class SmtpProvider(Closing, SmtpServer):
     """Hand messages to an SMTP server through Flask-Mail.
 
     :param timeout_seconds: for connecting, and for each answer; four times this for the whole.
     """
 
     timeout_seconds: float = 10.0
+    name = "smtp"
 
     def send(self, message: Message) -> Delivery:
         state = mail.init_mail(
@@ -203,7 +57,7 @@ class SmtpTransport(SmtpServer):
         except OSError as error:
             raise NotSent(f"the mail server {self.host}:{self.port} failed: {error}") from error
         accepted = tuple(address for address in message.recipients if address not in refused)
-        return Delivery(accepted, refused)
+        return Delivery(accepted, refused, provider=self.name)
 
 
 class Connection(flask_mail.Connection):
@@ -409,11 +263,11 @@ def _failure(error: smtplib.SMTPException) -> Exception:
         return NotSent(f"the mail server does not serve us: {words}")
     # smtplib says "Server not connected" of a time-out; the reason stands behind it.
     reason = error.__context__ if isinstance(error.__context__, OSError) else error
-    return NotSent(f"the mail server failed: {_printable(str(reason))[:MAX_WORDS_OF_SERVER]}")
+    return NotSent(f"the mail server failed: {printable(str(reason))[:MAX_WORDS_OF_SERVER]}")
 
 
 def _words(code: int, text: bytes | str) -> str:
     """A server's answer on one line, cut to a bearable length."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
-    return _printable(f"{code} {' '.join(text.split())}")[:MAX_WORDS_OF_SERVER]
+    return printable(f"{code} {' '.join(text.split())}")[:MAX_WORDS_OF_SERVER]
