@@ -153,3 +153,103 @@ def drip(connection: socket.socket) -> None:
 
 def hang_up(connection: socket.socket) -> None:
     connection.close()
+
+
+class Conversation:
+    """An SMTP server of a few lines that keeps what it heard, command by command.
+
+    :param offers: what it says to EHLO, besides its name.
+    :param answers: the first word of a command, a whole command, or "." for the end of a mail
+        -> the answer that it gives instead; a list for one after the other.
+    :param mails: how many mails it takes on one connection before it ends that.
+    :param drops: it hangs up when it hears this.
+    """
+
+    def __init__(
+        self,
+        *,
+        offers: tuple[str, ...] = (),
+        answers: Mapping[str, str | list[str]] | None = None,
+        mails: int = 1_000_000,
+        farewell: str = "421 enough",
+        drops: str | None = None,
+    ) -> None:
+        self.offers = offers
+        self.answers = dict(answers or {})
+        self.mails = mails
+        self.farewell = farewell
+        self.drops = drops
+        self.heard: list[list[str]] = []
+        self.writes: list[bytes] = []
+        self.received: list[bytes] = []
+
+    def __call__(self, connection: socket.socket) -> None:
+        commands: list[str] = []
+        self.heard.append(commands)
+        reader = _Reader(connection, self.writes)
+        connection.sendall(b"220 hello\r\n")
+        taken = 0
+        while line := reader.line():
+            verb, blank, rest = line.decode().rstrip("\r\n").partition(" ")
+            command = f"{verb.upper()}{blank}{rest}"
+            commands.append(command)
+            if self.drops == command:
+                connection.close()
+                return
+            if taken >= self.mails:
+                if self.farewell:
+                    connection.sendall(f"{self.farewell}\r\n".encode())
+                connection.close()
+                return
+            answer = self._answer(command)
+            connection.sendall(f"{answer}\r\n".encode())
+            if answer.startswith("354"):
+                self.received.append(reader.mail())
+                commands.append(".")
+                if self.drops == ".":
+                    connection.close()
+                    return
+                connection.sendall(f"{self._answer('.')}\r\n".encode())
+                taken += 1
+            if answer.startswith("221"):
+                connection.close()
+                return
+
+    def _answer(self, command: str) -> str:
+        for key in (command, command.split(" ")[0]):
+            answer = self.answers.get(key)
+            if isinstance(answer, list):
+                return answer.pop(0) if len(answer) > 1 else answer[0]
+            if answer is not None:
+                return answer
+        if command.startswith("EHLO"):
+            return "\r\n".join([*(f"250-{offer}" for offer in ("me", *self.offers)), "250 HELP"])
+        return {"DATA": "354 go on", "QUIT": "221 bye"}.get(command, "250 OK")
+
+
+class _Reader:
+    """Lines of a socket, and what came in one piece."""
+
+    def __init__(self, connection: socket.socket, writes: list[bytes]) -> None:
+        self._connection = connection
+        self._writes = writes
+        self._buffer = b""
+
+    def _fill(self) -> bool:
+        piece = self._connection.recv(65536)
+        self._writes.append(piece)
+        self._buffer += piece
+        return bool(piece)
+
+    def line(self) -> bytes:
+        while b"\n" not in self._buffer:
+            if not self._fill():
+                return b""
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line + b"\n"
+
+    def mail(self) -> bytes:
+        lines = []
+        while (line := self.line()) not in (b".\r\n", b""):
+            lines.append(line.removeprefix(b"."))
+        return b"".join(lines)

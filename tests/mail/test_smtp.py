@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from email.message import EmailMessage
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask
 from flask_mail import email_dispatched
 from loguru import logger
-from sinks import CERTIFICATES, Scripted, Sink, drip, hang_up, stay_silent
+from sinks import CERTIFICATES, Conversation, Scripted, Sink, drip, hang_up, stay_silent
 
 from ghost.extensions import mail
 from ghost.jobs import Permanent
 from ghost.mail import Message, NotSent, deliver
-from ghost.mail.providers import provider_for
+from ghost.mail.providers import Provider, Unreachable, provider_for
 from ghost.mail.providers.smtp import OVERALL_FACTOR
 
 pytestmark = pytest.mark.integration
@@ -389,3 +391,275 @@ def test_a_closed_port_and_an_unknown_host_are_for_a_later_attempt(configured: C
     configured(url="smtp://nowhere.invalid")
     with pytest.raises(NotSent, match=r"nowhere\.invalid"):
         deliver(HELLO)
+
+
+# --- One connection for many ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def make_provider(
+    configured: Configured, make_scripted: MakeScripted
+) -> Iterator[Callable[..., Provider]]:
+    """The provider of an SMTP server that follows a script, closed at the end of the test."""
+    configured()
+    with ExitStack() as stack:
+
+        def make(conversation: Conversation, timeout_seconds: float = TIMEOUT_SECONDS) -> Provider:
+            url = f"smtp://127.0.0.1:{make_scripted(conversation).port}"
+            return stack.enter_context(
+                provider_for(url, root=Path("/"), timeout_seconds=timeout_seconds)
+            )
+
+        yield make
+
+
+MakeProvider = Callable[..., Provider]
+PIPELINING = pytest.mark.parametrize("offers", [(), ("PIPELINING",)], ids=["plain", "pipelined"])
+
+
+def mail_to(*addresses: str, text: str = "Hello.\n") -> Message:
+    return Message(
+        list(addresses), "Hello", text, message_id="<1@example.com>", sender="app@example.com"
+    )
+
+
+def verbs(commands: list[str]) -> list[str]:
+    return [command.split(" ")[0] for command in commands]
+
+
+@PIPELINING
+def test_many_messages_share_one_connection(
+    make_provider: MakeProvider, offers: tuple[str, ...]
+) -> None:
+    server = Conversation(offers=offers)
+    provider = make_provider(server)
+
+    for _ in range(3):
+        assert provider.send(mail_to(ADA)).accepted == (ADA,)
+    provider.close()
+
+    one_mail = ["MAIL", "RCPT", "DATA", "."]
+    assert list(map(verbs, server.heard)) == [["EHLO", *one_mail * 3, "QUIT"]]
+    assert len(server.received) == 3
+
+
+def test_a_pipelining_server_gets_a_messages_commands_in_one_write(
+    make_provider: MakeProvider,
+) -> None:
+    server = Conversation(offers=("PIPELINING",))
+
+    make_provider(server).send(mail_to(ADA, BOB))
+
+    assert (
+        b"MAIL FROM:<app@example.com>\r\nRCPT TO:<ada@example.org>\r\n"
+        b"RCPT TO:<bob@example.org>\r\nDATA\r\n"
+    ) in server.writes
+
+
+@PIPELINING
+@pytest.mark.parametrize("farewell", ["421 enough for today", ""], ids=["with words", "silently"])
+def test_a_server_that_ends_the_connection_between_messages_is_connected_to_again(
+    make_provider: MakeProvider, offers: tuple[str, ...], farewell: str
+) -> None:
+    server = Conversation(offers=offers, mails=2, farewell=farewell)
+    provider = make_provider(server)
+
+    for number in range(5):
+        provider.send(mail_to(f"user{number}@example.org"))
+
+    assert len(server.received) == 5
+    assert len(server.heard) == 3
+
+
+@PIPELINING
+def test_a_refused_message_does_not_spoil_the_next(
+    make_provider: MakeProvider, offers: tuple[str, ...]
+) -> None:
+    server = Conversation(offers=offers, answers={f"RCPT TO:<{EVE}>": "550 5.1.1 unknown"})
+    provider = make_provider(server)
+
+    with pytest.raises(Permanent, match=r"550 5\.1\.1 unknown"):
+        provider.send(mail_to(EVE))
+    provider.send(mail_to(ADA))
+
+    assert len(server.heard) == 1
+    assert "RSET" in verbs(server.heard[0])
+    # A pipelining server had asked for the mail already, and got one to nobody, of no line.
+    assert [mail_ for mail_ in server.received if mail_] == server.received[-1:]
+
+
+@PIPELINING
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ({"MAIL": "550 no"}, Permanent),
+        ({"MAIL": "451 later"}, NotSent),
+        ({"RCPT": "550 no"}, Permanent),
+        ({"RCPT": ["550 no", "450 later"]}, NotSent),
+        ({"DATA": "554 no"}, Permanent),
+        ({"DATA": "451 later"}, NotSent),
+        ({".": "554 spam"}, Permanent),
+        ({".": "452 full"}, NotSent),
+        ({"MAIL": "550 no", "DATA": "503 no recipients"}, Permanent),
+    ],
+)
+def test_a_refusal_of_any_command_is_told_from_an_unreachable_server(
+    make_provider: MakeProvider,
+    offers: tuple[str, ...],
+    answers: dict[str, Any],
+    expected: type[Exception],
+) -> None:
+    server = Conversation(offers=offers, answers=answers)
+    provider = make_provider(server)
+
+    with pytest.raises(expected) as caught:
+        provider.send(mail_to(ADA, BOB))
+
+    assert not isinstance(caught.value, Unreachable)
+    server.answers = {}
+    assert provider.send(mail_to(ADA)).accepted == (ADA,)
+    assert len(server.heard) == 1
+
+
+@PIPELINING
+def test_recipients_are_accepted_refused_or_put_off(
+    make_provider: MakeProvider, offers: tuple[str, ...]
+) -> None:
+    answers = {f"RCPT TO:<{BOB}>": "550 5.1.1 unknown", f"RCPT TO:<{EVE}>": "450 4.2.0 greylisted"}
+    server = Conversation(offers=offers, answers=answers)
+
+    delivery = make_provider(server).send(mail_to(ADA, BOB, EVE))
+
+    assert delivery.accepted == (ADA,)
+    assert delivery.refused == {BOB: "550 5.1.1 unknown"}
+    assert delivery.deferred == {EVE: "450 4.2.0 greylisted"}
+    assert delivery.provider == "smtp"
+
+
+@PIPELINING
+def test_many_recipients_are_named_in_several_writes(
+    make_provider: MakeProvider, offers: tuple[str, ...]
+) -> None:
+    server = Conversation(offers=offers)
+    everybody = [f"user{number}@example.org" for number in range(350)]
+
+    delivery = make_provider(server).send(mail_to(*everybody))
+
+    assert delivery.accepted == tuple(everybody)
+    assert verbs(server.heard[0]).count("RCPT") == 350
+
+
+def test_only_the_envelope_gets_it_and_bcc_is_part_of_it(make_provider: MakeProvider) -> None:
+    server = Conversation()
+    message = Message(
+        [ADA, BOB], "Hello", "Hello.\n", bcc=EVE, envelope=[BOB, EVE],
+        message_id="<1@example.com>", sender="app@example.com",
+    )  # fmt: skip
+
+    delivery = make_provider(server).send(message)
+
+    assert delivery.accepted == (BOB, EVE)
+    recipients = [command for command in server.heard[0] if command.startswith("RCPT")]
+    assert recipients == [f"RCPT TO:<{BOB}>", f"RCPT TO:<{EVE}>"]
+    assert b"To: ada@example.org, bob@example.org\r\n" in server.received[0]
+    assert EVE.encode() not in server.received[0]
+
+
+# --- What a failure says --------------------------------------------------------------------------
+
+
+@PIPELINING
+@pytest.mark.parametrize("drops", ["MAIL FROM:<app@example.com>", f"RCPT TO:<{ADA}>", "DATA"])
+def test_a_connection_lost_before_the_mail_was_sent_is_an_unreachable_server(
+    make_provider: MakeProvider, offers: tuple[str, ...], drops: str
+) -> None:
+    server = Conversation(offers=offers, drops=drops)
+
+    with pytest.raises(Unreachable):
+        make_provider(server).send(mail_to(ADA))
+
+    assert len(server.heard) == 1  # a new connection is not tried again at once
+
+
+@PIPELINING
+def test_a_connection_lost_behind_the_last_dot_leaves_open_whether_it_was_taken(
+    make_provider: MakeProvider, offers: tuple[str, ...]
+) -> None:
+    server = Conversation(offers=offers, drops=".")
+    provider = make_provider(server)
+
+    with pytest.raises(NotSent, match="nobody knows") as caught:
+        provider.send(mail_to(ADA))
+
+    assert not isinstance(caught.value, Unreachable)
+    assert len(server.received) == 1
+    server.drops = None
+    assert provider.send(mail_to(BOB)).accepted == (BOB,)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"MAIL": "421 closing"},
+        {"RCPT": "421 closing"},
+        {"DATA": "421 closing"},
+        {"EHLO": "550 go away", "HELO": "550 go away"},
+    ],
+)
+def test_a_server_that_closes_is_unreachable(
+    make_provider: MakeProvider, answers: dict[str, Any]
+) -> None:
+    with pytest.raises(Unreachable):
+        make_provider(Conversation(answers=answers)).send(mail_to(ADA))
+
+
+@pytest.mark.parametrize("greeting", [b"554 no service\r\n", b"421 busy\r\n", b"nonsense\r\n", b""])
+def test_a_server_that_greets_with_a_refusal_is_unreachable(
+    configured: Configured, make_scripted: MakeScripted, greeting: bytes
+) -> None:
+    def serve(connection: socket.socket) -> None:
+        connection.sendall(greeting)
+        connection.close()
+
+    configured(url=f"smtp://127.0.0.1:{make_scripted(serve).port}")
+
+    with pytest.raises(Unreachable):
+        deliver(HELLO)
+
+
+def test_a_mail_larger_than_the_server_takes_is_not_even_offered(
+    make_provider: MakeProvider,
+) -> None:
+    server = Conversation(offers=("SIZE 1000",))
+    provider = make_provider(server)
+
+    with pytest.raises(Permanent, match="at most 1000 bytes"):
+        provider.send(mail_to(ADA, text="x\n" * 1000))
+    provider.send(mail_to(ADA))
+
+    assert verbs(server.heard[0]) == ["EHLO", "MAIL", "RCPT", "DATA", "."]
+    assert " SIZE=" in server.heard[0][1]
+
+
+def test_each_message_has_the_whole_limit_for_itself(make_provider: MakeProvider) -> None:
+    server = Conversation()
+    provider = make_provider(server, timeout_seconds=0.25)
+    provider.send(mail_to(ADA))
+    begun = time.monotonic()
+
+    while time.monotonic() - begun < OVERALL_FACTOR * 0.25:
+        provider.send(mail_to(ADA))
+    provider.send(mail_to(ADA))
+
+    assert len(server.heard) == 1
+
+
+def test_flask_mails_copy_is_made_for_listeners_only(
+    make_provider: MakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(*_: Any, **__: Any) -> None:
+        raise AssertionError("nobody listens")
+
+    monkeypatch.setattr("flask_mail.Message", made)
+
+    assert make_provider(Conversation()).send(mail_to(ADA)).accepted == (ADA,)
