@@ -230,8 +230,8 @@ class MailSection(Section):
     url: str = key(
         "console://",
         kinds.MailUrl(),
-        "`smtp://user:password@host:587?tls=starttls`, `smtps://...`, `file:///folder` "
-        "or `console://`.",
+        "`smtp://user:password@host:587?tls=starttls`, `smtps://...`, `ses://region`, "
+        "`sendgrid://key@`, `file:///folder` or `console://`.",
     )
     sender: str = key(
         None,

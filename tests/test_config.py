@@ -20,6 +20,7 @@ from ghost.config import Config, ConfigError, current_config, get_config, set_co
 from ghost.config_schedules import ScheduleSetting
 from ghost.config_sections import LISTS, SECTIONS, settings
 from ghost.config_sources import SHORT_NAMES
+from ghost.config_values import mask_url
 
 pytestmark = pytest.mark.unit
 
@@ -267,6 +268,17 @@ RESOLVED = {
         ("file:///var/mail", "file:///var/mail"),
         ("console://", "console://"),
         ("smtps://bücher.example", "smtps://bücher.example"),
+        ("ses://eu-west-1", "ses://eu-west-1"),
+        (
+            "ses://KEY:a%2Fb@us-gov-west-1?configuration_set=a",
+            "ses://KEY:a%2Fb@us-gov-west-1?configuration_set=a",
+        ),
+        ("sendgrid://SG.a-b_c.d@", "sendgrid://SG.a-b_c.d@"),
+        ("sendgrid://SG.a@api.eu.sendgrid.com", "sendgrid://SG.a@api.eu.sendgrid.com"),
+        (
+            "sendgrid://k@?endpoint=http://127.0.0.1:8025",
+            "sendgrid://k@?endpoint=http://127.0.0.1:8025",
+        ),
         ("smtp://u:p@localhost:2525", "smtp://u:p@localhost:2525"),
     ],
     "ratelimit.storage": [
@@ -597,6 +609,14 @@ VALUES = {
         "smtp://", "smtp://h?tls=maybe", "smtp://h?x=1", "smtp://h/path", "console://x", "file://",
         "ses://x", "sendgrid://key@x", "smtps://h?tls=starttls", "smtp://h:0", 5, None,
         "mailto:a@b.c", "smtp://u@h", "smtps://u:@h", "smtps://:p@h", "smtp://u:p@h?tls=none",
+        "ses://", "ses://KEY@eu-west-1", "ses://:S@eu-west-1", "ses://K:a/b@eu-west-1",
+        "ses://eu-west-1:443", "ses://eu-west-1/x", "ses://eu-west-1?x=1",
+        "ses://eu-west-1?configuration_set=a b", "ses://eu-west-1?endpoint=http://mx.example.com:1",
+        "ses://eu-west-1?endpoint=http://127.0.0.1", "sendgrid://", "sendgrid://key", "sendgrid://@",
+        "sendgrid://apikey:key@", "sendgrid://k@evil.example", "sendgrid://k@evilsendgrid.com",
+        "sendgrid://k@api.sendgrid.com:8443", "sendgrid://k@?x=1", "sendgrid://k@#x",
+        "sendgrid://k@?endpoint=http://mx.example.com:1", "sendgrid://k@?endpoint=ftp://127.0.0.1:1",
+        "sendgrid://k@?endpoint=http://u@127.0.0.1:1", "sendgrid://k@?endpoint=http://[",
         "smtps://h?ca=missing.pem", "smtps://h?ca=/dev/null", "smtps://h?ca=", "smtp://h_x.example",
     ],
     "mail.sender": ["x", "a@", "@b", "a b@c.d", "A <a@b.c>\r\nBcc: x@y.z", "a@b.c, d@e.f", "", 5],
@@ -854,6 +874,16 @@ UNSAFE = {
     "a mail password in clear, by choice": (
         {"MAIL_URL": "smtp://u:hunter2@mx.example.com?tls=none"}, {}, "mail.url", "?tls=starttls"
     ),
+    "mail on the console as a last resort": (
+        {"GHOST_MAIL__FALLBACK_URL": "console://"}, {}, "mail.fallback_url", "not be console://"
+    ),
+    "mail in memory as a last resort": (
+        {"GHOST_MAIL__FALLBACK_URL": "memory://"}, {}, "mail.fallback_url", "not be memory://"
+    ),
+    "a second mail password in clear": (
+        {"GHOST_MAIL__FALLBACK_URL": "smtp://u:hunter2@mx.example.com"}, {}, "mail.fallback_url",
+        "?tls=starttls",
+    ),
     "plain HTTP": (
         {"GHOST_APP__PUBLIC_URL": "http://example.com"}, {}, "app.public_url", "not be Secure"
     ),
@@ -887,6 +917,10 @@ SAFE = {
     "localhost": {"GHOST_APP__PUBLIC_URL": "http://localhost:8080"},
     "mail in a folder": {"MAIL_URL": "file:///var/mail"},
     "mail without a password": {"MAIL_URL": "smtp://mx.example.com"},
+    "mail by SES": {"MAIL_URL": "ses://eu-west-1"},
+    "mail by SendGrid, else by SES": {
+        "MAIL_URL": "sendgrid://SG.key@", "GHOST_MAIL__FALLBACK_URL": "ses://KEY:s@eu-west-1",
+    },
     "mail over TLS": {"MAIL_URL": "smtps://u:p@mx.example.com"},
     "debug off": {"FLASK_DEBUG": "0"},
     "random hex": {"SECRET_KEY": "0f1e2d3c4b5a69788796a5b4c3d2e1f0"},
@@ -924,6 +958,7 @@ def test_no_secret_is_in_the_text_of_a_configuration(load):
             "DATABASE_URL": f"postgresql://u:{secret}@h/d?password={secret}",
             "REDIS_URL": f"redis://:{secret}@h/0",
             "MAIL_URL": f"smtp://u:a@{secret}@h",
+            "GHOST_MAIL__FALLBACK_URL": f"sendgrid://{secret}@api.eu.sendgrid.com",
             "GHOST_RATELIMIT__STORAGE": f"redis://:{secret}@h/0",
             "GHOST_HEALTH__TOKEN": secret,
             "GHOST_AUTH__JWT_PREVIOUS_SECRET_KEYS": f"{secret}1,{secret}2",
@@ -943,6 +978,23 @@ def test_a_wrong_secret_is_not_repeated(mistakes, key):
     [line] = mistakes({section: {name: "bad://u:hunter2@h\n"}})
 
     assert "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("sendgrid://SG.key@", "sendgrid://***@"),
+        ("sendgrid://SG.key@api.eu.sendgrid.com", "sendgrid://***@api.eu.sendgrid.com"),
+        ("sendgrid://SG.key", "sendgrid://***@"),
+        ("SendGrid://SG.key@?x=1", "SendGrid://***@?x=1"),
+        ("ses://KEY:secret@eu-west-1", "ses://KEY:***@eu-west-1"),
+        ("ses://KEY:se/cr+et@eu-west-1", "ses://KEY:***@eu-west-1"),
+        ("ses://eu-west-1", "ses://eu-west-1"),
+        ("smtp://u:p@h", "smtp://u:***@h"),
+    ],
+)
+def test_a_mail_url_is_shown_without_its_secret(url, shown):
+    assert mask_url(url) == shown
 
 
 # The configuration of the process

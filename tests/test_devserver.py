@@ -322,10 +322,23 @@ def load_config(tmp_path) -> Callable[..., Config]:
     [
         ("console://", "printed here by the worker"),
         ("smtp://user:hidden@mail.example.org:587", "sent through mail.example.org"),
+        ("ses://KEY:hidden@eu-west-1", "sent through Amazon SES in eu-west-1"),
+        ("sendgrid://hidden@", "sent through SendGrid"),
     ],
 )
 def test_the_way_of_mail_is_told_without_credentials(load_config, url, expected):
     assert devserver.describe_mail(load_config({"mail": {"url": url}})) == expected
+
+
+@pytest.mark.unit
+def test_the_second_way_of_mail_is_told_too(load_config):
+    config = load_config(
+        {"mail": {"url": "ses://eu-west-1", "fallback_url": "smtps://mx.example.org"}}
+    )
+
+    told = devserver.describe_mail(config)
+
+    assert told == "sent through Amazon SES in eu-west-1; else sent through mx.example.org"
 
 
 @pytest.mark.unit

@@ -35,7 +35,8 @@ def text_header(value: str) -> str:
 def encoded_words(text: str) -> str:
     """Write text as encoded words, each of whole characters. See RFC 2047."""
     quoted = [_quoted(character) for character in text]
-    if sum(map(len, quoted)) <= len(text.encode()) * 4 // 3:
+    # Where most of it can be read as it is, even though base64 might be a little shorter.
+    if sum(map(len, quoted)) <= 2 * len(text.encode()):
         return " ".join(f"=?utf-8?q?{''.join(word)}?=" for word in _packed(quoted, _MAX_ENCODED))
     # Three bytes become four characters.
     words = _packed([character.encode() for character in text], _MAX_ENCODED // 4 * 3)

@@ -244,8 +244,8 @@ def _words(answer: bytes) -> str:
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         words = answer.decode("utf-8", "replace")
-    return printable(" ".join(words.split()))[:MAX_WORDS] or "nothing"
+    return " ".join(printable(words).split())[:MAX_WORDS] or "nothing"
 
 
 def _reason(error: Exception) -> str:
-    return printable(" ".join(str(error).split()))[:MAX_WORDS] or type(error).__name__
+    return " ".join(printable(str(error)).split())[:MAX_WORDS] or type(error).__name__

@@ -131,4 +131,4 @@ def _refusal(response: dict[str, Any]) -> Exception:
 
 
 def _printed(words: object) -> str:
-    return printable(" ".join(str(words).split()))[:MAX_WORDS]
+    return " ".join(printable(str(words)).split())[:MAX_WORDS]
