@@ -14,7 +14,7 @@ from werkzeug.local import LocalProxy
 from ghost.database import db
 from ghost.jobs.ledger import jobs, ledger
 from ghost.jobs.models import STARTED
-from ghost.logging import logger, redact_text
+from ghost.logging import logger, redact_text, request_id_var, user_id_var
 from ghost.redaction import storable
 
 # A loop may report each of its steps; not each is written.
@@ -108,3 +108,12 @@ current_job: RunningJob = LocalProxy(  # type: ignore[assignment]
         " not where it is called as a plain function."
     ),
 )
+
+
+def origin() -> tuple[UUID | None, str | None]:
+    """Who wants what happens here, and by which request: the caller, or the running job's."""
+    parent = running_job_var.get(None)
+    if parent is not None:
+        return parent.created_by, request_id_var.get()
+    user_id = user_id_var.get()
+    return UUID(user_id) if user_id else None, request_id_var.get()
