@@ -301,3 +301,9 @@ def finish(connection: Connection, batch_id: UUID) -> bool:
     """Note that a batch is over, if none of its messages is open."""
     values = {"batch": batch_id, "now": utcnow()}
     return bool(connection.execute(_finish, values).rowcount)
+
+
+def is_sending(connection: Connection, batch_id: UUID) -> bool:
+    """Tell whether a message of a batch is being sent, or was when its process ended."""
+    found = sa.select(messages.c.id).where(*_interrupted).limit(1)
+    return connection.execute(found, {"batch": batch_id}).first() is not None
