@@ -163,33 +163,34 @@ def _count(status: str) -> Any:
     return counted.scalar_subquery().label(status)
 
 
-_all = sa.select(*_batches.c, *map(_count, (QUEUED, SENDING, SENT, FAILED)))
-_listed = _all.order_by(_batches.c.id.desc())
+_status = sa.case(
+    (_batches.c.canceled_at.is_not(None), "canceled"),
+    (_batches.c.finished_at.is_not(None), "finished"),
+    (_count(QUEUED).element == _batches.c.total, QUEUED),
+    else_=SENDING,
+).label("status")
+_all = sa.select(*_batches.c, _status, *map(_count, (QUEUED, SENDING, SENT, FAILED)))
+_newest_first = _all.order_by(_batches.c.id.desc())
 
 
 def list_batches() -> sa.Select[Any]:
-    """Select all batches, the newest first, with the number of their messages by status."""
-    return _listed
+    """Select all batches, the newest first.
+
+    With their status (`queued`, `sending`, `finished` or `canceled`), and how many of their
+    messages have each of a message's.
+    """
+    return _newest_first
 
 
-def get_batch(batch_id: UUID) -> Mapping[str, Any]:
-    """One batch, with the number of its messages by status.
+def get_batch(batch_id: UUID) -> sa.Row[Any]:
+    """One batch, as `list_batches` has it.
 
     :raises NotFound: there is none.
     """
     row = db.session.execute(_all.where(_batches.c.id == batch_id)).first()
     if row is None:
         raise NotFound
-    return dict(row._mapping)
-
-
-def status_of(batch: Mapping[str, Any]) -> str:
-    """What state a batch is in: `queued`, `sending`, `finished` or `canceled`."""
-    if batch["canceled_at"] is not None:
-        return "canceled"
-    if batch["finished_at"] is not None:
-        return "finished"
-    return QUEUED if batch[QUEUED] == batch["total"] else SENDING
+    return row
 
 
 # --- Ending them ----------------------------------------------------------------------------------
