@@ -38,6 +38,8 @@ from ghost.jobs.job_cli import jobs_group
 from ghost.jobs.schedule_cli import schedules_group
 from ghost.jobs.schedule_views import bp as schedules_bp
 from ghost.jobs.views import bp as jobs_bp
+from ghost.mail.suppression_views import bp as mail_suppressions_bp
+from ghost.mail.webhook_views import bp as mail_webhooks_bp
 from ghost.secrets import derived_key
 from ghost.users.cli import users_group
 from ghost.users.views import bp as users_bp
@@ -56,6 +58,7 @@ PERMISSIONS = {
 }
 OWN_BLUEPRINTS = (
     health_bp, docs_bp, auth_bp, users_bp, roles_bp, jobs_bp, schedules_bp, pages_bp,
+    mail_suppressions_bp, mail_webhooks_bp,
 )  # fmt: skip
 EXPOSED_HEADERS = (
     "ETag", "Idempotent-Replayed", "Location", "Retry-After", "X-RateLimit-Limit",
