@@ -74,7 +74,7 @@ def confirmation_url(topic: str, token: str) -> str:
 def fetch(url: str, *, seconds: float = FETCH_SECONDS, ca_file: str | None = None) -> bytes:
     """GET a short document over TLS: no redirect, no proxy, 64 KiB at most.
 
-    :param seconds: for connecting, for each piece, and for the whole.
+    :param seconds: for connecting, for the wait for each piece, and for the whole body.
     :param ca_file: certificates to trust instead of the system's.
     :raises NotFetched: it did not come, not in time, or with another status than 200.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from counting import counted_statements
+from recorded import counted_statements
 
 from ghost.mail import suppression
 from ghost.mail.models import MailSuppression

@@ -9,10 +9,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from counting import counted_statements
 from flask import Flask
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from recorded import MakeMessage, counted_statements, message_of, suppressions
 from signed_events import (
     SENDGRID_URL,
     SIGNATURE_HEADER,
@@ -24,61 +24,18 @@ from signed_events import (
 
 from ghost.database import db
 from ghost.mail.events import mail_event
-from ghost.mail.models import MailMessage, MailSuppression
+from ghost.mail.models import MailMessage
 from ghost.models import utcnow, uuid7
 from ghost.testing.clients import Client
 
 pytestmark = pytest.mark.integration
 
 HOURS = 3600
-MakeMessage = Callable[..., UUID]
 
 
 @pytest.fixture
 def app_config() -> Mapping[str, Any]:
     return {"mail": {"sendgrid_webhook_key": sendgrid_public_key()}}
-
-
-@pytest.fixture
-def make_message(app: Flask) -> MakeMessage:
-    """Make the row of a mail that was sent."""
-
-    def make(*to: str, **values: Any) -> UUID:
-        addresses = list(to) or ["ada@example.org"]
-        with app.app_context():
-            row = MailMessage(
-                **{"status": "sent", "to": addresses, "accepted": addresses, "subject": "Hi"}
-                | values
-            )
-            db.session.add(row)
-            db.session.commit()
-            return row.id
-
-    return make
-
-
-@pytest.fixture
-def told(app: Flask) -> Any:
-    """What `mail_event` told, with the question whether it was committed by then."""
-    heard: list[dict[str, Any]] = []
-
-    def hear(_app: Flask, **keywords: Any) -> None:
-        assert not db.session().in_transaction()
-        heard.append(keywords)
-
-    with mail_event.connected_to(hear, sender=app):
-        yield heard
-
-
-def message_of(app: Flask, row_id: UUID) -> MailMessage:
-    with app.app_context():
-        return db.session.get_one(MailMessage, row_id)
-
-
-def suppressions(app: Flask) -> dict[str, tuple[str, str | None]]:
-    with app.app_context():
-        rows = db.session.query(MailSuppression).all()
-        return {row.email: (row.reason, row.details) for row in rows}
 
 
 def event(name: str, row_id: UUID | None = None, **values: Any) -> dict[str, Any]:
