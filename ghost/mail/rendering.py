@@ -61,6 +61,7 @@ _LOOKS_LIKE_A_LINK = re.compile(r"[:/@\\]|www\.|\w\.\w{2}", re.IGNORECASE)
 _FAILURES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 # Nothing is loaded from anywhere; what can't be inlined (media queries) stays in its <style>.
+_OPEN_TAG = re.compile(r'<[a-zA-Z][^\s/>]*+(?:\s++[^\s=>/"]++(?:="[^"]*+")?)*+\s*+/?>')
 _TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
 # Elements without an end, and those whose end may be left out: they nest by others alone.
 _SHALLOW = frozenset(
@@ -256,9 +257,16 @@ def _with_inlined_style(name: str, html: str) -> str:
     if html.count("<") > MAX_DEPTH and _depth(html) > MAX_DEPTH:
         raise TemplateFailed(name, f"Its elements are nested more than {MAX_DEPTH} deep.")
     try:
-        return _inliner.inline(html)
+        inlined = _inliner.inline(html)
     except (InlineError, ValueError) as error:
         raise TemplateFailed(name, "Its style sheet can't be read.") from error
+    # css-inline writes < and > in attributes as they are: right, but not every mail program reads
+    # HTML as browsers do.
+    return _OPEN_TAG.sub(lambda tag: _escaped(tag[0]), inlined)
+
+
+def _escaped(tag: str) -> str:
+    return f"<{tag[1:-1].replace('<', '&lt;').replace('>', '&gt;')}>"
 
 
 def _depth(html: str) -> int:

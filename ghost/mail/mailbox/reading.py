@@ -29,13 +29,7 @@ UNKNOWN_TYPE = "application/octet-stream"
 
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _TEXT_LINK = re.compile(r"https?://[^\s<>\"']{1,2000}")
-_TYPE = "application/octet-stream"
-
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
-_TEXT_LINK = re.compile(r"https?://[^\s<>\"']{1,2000}")
-_HTML_LINK = re.compile(
-    r"""<a\s(?:[^>]{0,2000}?\s)?href\s*=\s*(?:"([^"]{1,2000})"|'([^']{1,2000})')""", re.IGNORECASE
-)
+_QUOTED = re.compile(r'"([^"\\,]*)"(?= <)')
 _TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}\Z")
 
 
@@ -145,8 +139,8 @@ def _parsed(name: str, written_at: datetime, raw: bytes) -> Mail:
     return Mail(
         name=name,
         written_at=written_at,
-        sender=_header(mime, "From"),
-        to=_header(mime, "To"),
+        sender=_people(mime, "From"),
+        to=_people(mime, "To"),
         subject=_header(mime, "Subject"),
         date=_date(mime),
         envelope=tuple(_clean(str(value)) for value in mime.get_all(ENVELOPE, ())),
@@ -203,6 +197,11 @@ def _file(part: MimeMessage, number: int) -> File:
 
 def _header(mime: MimeMessage, name: str) -> str:
     return _decoded(str(mime.get(name, "")))
+
+
+def _people(mime: MimeMessage, name: str) -> str:
+    """A header with addresses, without the quotes around names."""
+    return _QUOTED.sub(r"\1", _header(mime, name))
 
 
 def _decoded(value: str) -> str:
