@@ -63,9 +63,7 @@ def send_bulk(
     first, context = next(iter(found.values()))
     _try_out(template, first, context, locale, headers, sender)
     created_by, request_id = origin()
-    batch = MailBatch(
-        template=template, locale=locale, total=len(found), created_by=created_by
-    )
+    batch = MailBatch(template=template, locale=locale, total=len(found), created_by=created_by)
     batch.job_id = deliver_batch.enqueue(batch.id)
     db.session.add(batch)
     db.session.flush()
@@ -253,4 +251,3 @@ def _outlive_job(_app: Any, *, job_id: UUID, name: str, error: str) -> None:
     else:
         close(connection, batch.id, delivery.clean_words(f"{GAVE_UP}: {error}"))
     db.session.commit()
-
