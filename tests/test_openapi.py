@@ -346,6 +346,10 @@ HAPPY: dict[str, Callable[[World], TestResponse]] = {
     "schedules.update_schedule": lambda world: world.boss().patch(
         f"{JOBS}/schedules/{_a_schedule(world)}", json={"enabled": False}
     ),
+    "mail_templates.list_all": lambda world: world.boss().get("/api/v1/mail/templates"),
+    "mail_templates.preview_template": lambda world: world.boss().post(
+        "/api/v1/mail/templates/password-changed/preview", json={"context": {}}
+    ),
     "roles.list_roles": lambda world: world.boss().get(ROLES),
     "roles.create_role": lambda world: world.boss().post(
         ROLES, json={"name": "EDITOR", "permissions": ["users:read"]}

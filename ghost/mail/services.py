@@ -1,59 +1,209 @@
-"""Sending one mail, now."""
+"""Sending mail: a row and a job in the caller's transaction, and nothing else yet."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import replace
-from uuid import UUID, uuid4
+import mimetypes
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
 
-from loguru import logger
+from ghost.config import current_config
+from ghost.database import db
+from ghost.errors import Conflict, NotFound
+from ghost.jobs.context import origin
+from ghost.mail.composers import find_composer
+from ghost.mail.delivery import sender_of
+from ghost.mail.jobs import deliver
+from ghost.mail.messages import Address, AddressLike, Attachment, Message
+from ghost.mail.models import FAILED, QUEUED, MailAttachment, MailMessage
+from ghost.mail.rendering import Rendered, render
+from ghost.models import uuid7
 
-from ghost.config import Config, current_config
-from ghost.mail.messages import Address, Message
-from ghost.mail.providers import Delivery, open_provider
+Recipients = AddressLike | Sequence[AddressLike]
+AttachmentLike = Attachment | Path | tuple[str, bytes]
 
-_BARE_IP = re.compile(r"@(?:[\d.]+|\[[0-9A-Fa-f:.]+\])(?=>?\Z)")
+UNKNOWN_TYPE = "application/octet-stream"
 
 
-def deliver(message: Message) -> Delivery:
-    """Send a mail through the configured provider and wait until that has taken it.
+def send_mail(
+    to: Recipients,
+    template: str,
+    context: Mapping[str, Any],
+    *,
+    cc: Recipients = (),
+    bcc: Recipients = (),
+    reply_to: Recipients = (),
+    attachments: Iterable[AttachmentLike] = (),
+    locale: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    send_at: datetime | None = None,
+    sender: AddressLike | None = None,
+) -> MailMessage:
+    """Send a mail by a template, once the transaction of `db.session` commits, or never.
 
-    For worker jobs only: an SMTP server may take its time. Sender and Message-ID are filled in
-    where they are missing; give the Message-ID yourself (`message_id_for`) in a job that may run
-    twice.
+    It is rendered now, and stored with what it says: what holds a usable link or code goes
+    through `send_secure_mail`.
 
-    :returns: who was accepted and who was refused; a refusal of some is also logged.
-    :raises ghost.jobs.Permanent: nobody can get this mail; sending it again is no use.
-    :raises NotSent: it failed this time.
+    :param to: one address or a list of them: `ada@example.org`, `Ada <ada@example.org>` or
+        `("Ada", "ada@example.org")`.
+    :param attachments: an `Attachment` each, a path (read now), or file name and bytes.
+    :param locale: whose templates are taken where there are any: `de-AT`, then `de`.
+    :param send_at: not before this time; None or one that has passed for at once.
+    :param sender: instead of `mail.sender`.
+    :returns: the row, `queued`, with its `id` and `job_id`.
+    :raises InvalidMessage: something must not stand in a mail, or a limit is passed.
+    :raises jinja2.TemplateError: there is no such template, or the context lacks a variable.
     """
-    config = current_config()
-    complete = replace(
-        message,
-        sender=message.sender or sender(config),
-        message_id=message.message_id or message_id_for(uuid4()),
+    return _add(
+        render(template, context, locale=locale),
+        attachments,
+        to=to,
+        cc=cc,
+        bcc=bcc,
+        reply_to=reply_to,
+        headers=headers,
+        send_at=send_at,
+        sender=sender,
+        template=template,
+        locale=locale,
     )
-    with open_provider(config) as provider:
-        delivery = provider.send(complete)
-    log = logger.bind(message_id=complete.message_id, recipients=len(delivery.accepted))
-    if delivery.refused:
-        log.bind(refused=dict(delivery.refused)).warning("the mail server refused some recipients")
-    log.info("mail sent")
-    return delivery
 
 
-def sender(config: Config) -> Address:
-    """Who mails come from: `mail.sender`, shown with the application's name if it has none."""
-    # Without a domain the default is no-reply@127.0.0.1 or so, which is no mail address.
-    plain = _BARE_IP.sub("@localhost", config.mail.sender)
-    address = Address.parse(plain, "sender")
-    return address if address.name else Address(address.email, config.app.name)
+def send_text(
+    to: Recipients,
+    subject: str,
+    text: str | None = None,
+    html: str | None = None,
+    *,
+    cc: Recipients = (),
+    bcc: Recipients = (),
+    reply_to: Recipients = (),
+    attachments: Iterable[AttachmentLike] = (),
+    headers: Mapping[str, str] | None = None,
+    send_at: datetime | None = None,
+    sender: AddressLike | None = None,
+) -> MailMessage:
+    """Send a mail that says what is given, without a template; else as `send_mail`.
+
+    :raises InvalidMessage: something must not stand in a mail, or a limit is passed.
+    """
+    return _add(
+        Rendered(subject, text or "", html),
+        attachments,
+        to=to,
+        cc=cc,
+        bcc=bcc,
+        reply_to=reply_to,
+        headers=headers,
+        send_at=send_at,
+        sender=sender,
+    )
 
 
-def message_id_for(job_id: UUID | str) -> str:
-    """The Message-ID of the mail that a job sends, the same in each of its attempts."""
-    return f"<{job_id}@{sender(current_config()).domain}>"
+def send_secure_mail(composer: str, to: AddressLike, ids: Mapping[str, Any]) -> MailMessage:
+    """Send a mail that holds a usable link or code, or has to arrive even so.
+
+    It is rendered in the worker, by a registered composer, and its body is never stored. A
+    suppressed address gets it too.
+
+    :param composer: the name of a function registered by `@composer`.
+    :param ids: what the composer finds its rows by: JSON, and nothing secret.
+    :raises InvalidMessage: it is no address.
+    """
+    find_composer(composer)
+    address = Address.parse(to)
+    return _insert(MailMessage(to=[str(address)], composer=composer, context=dict(ids)))
 
 
-def mail_attempts() -> int:
-    """How often one mail is tried: for `@job(max_attempts=mail_attempts)`."""
-    return current_config().mail.max_attempts
+def retry(message_id: UUID) -> MailMessage:
+    """Try a message that failed again, as often as a new one.
+
+    :raises NotFound: there is none.
+    :raises Conflict: it did not fail.
+    """
+    row = db.session.get(MailMessage, message_id, with_for_update=True, populate_existing=True)
+    if row is None:
+        raise NotFound
+    if row.status != FAILED:
+        raise Conflict(f"This mail is {row.status}; only failed ones are tried again.")
+    row.job_id = deliver.enqueue(row.id)
+    row.status, row.error, row.refused = QUEUED, None, {}
+    db.session.flush()
+    return row
+
+
+def _add(
+    rendered: Rendered,
+    attachments: Iterable[AttachmentLike],
+    *,
+    to: Recipients,
+    cc: Recipients,
+    bcc: Recipients,
+    reply_to: Recipients,
+    headers: Mapping[str, str] | None,
+    send_at: datetime | None,
+    sender: AddressLike | None,
+    template: str | None = None,
+    locale: str | None = None,
+) -> MailMessage:
+    files = [*map(_read, attachments), *rendered.images]
+    config = current_config()
+    message = Message(
+        to=to,
+        subject=rendered.subject,
+        text=rendered.text,
+        html=rendered.html,
+        headers=headers or {},
+        sender=sender or sender_of(config),
+    )
+    row = MailMessage(
+        to=[str(address) for address in message.addresses],
+        cc=[],
+        bcc=[],
+        reply_to=[],
+        headers=dict(message.headers),
+        sender=str(message.sender_address) if sender else None,
+        subject=message.subject,
+        text=message.text,
+        html=message.html,
+        template=template,
+        locale=locale,
+        send_at=send_at,
+        attachments=[_row_of(file, position) for position, file in enumerate(files)],
+    )
+    return _insert(row)
+
+
+def _insert(row: MailMessage) -> MailMessage:
+    """Add a message and its job; the job comes first, so that the row is written once."""
+    row.id = uuid7()
+    row.created_by, row.request_id = origin()
+    if row.send_at is None:
+        row.job_id = deliver.enqueue(row.id)
+    else:
+        row.job_id = deliver.enqueue_at(row.send_at, row.id)
+    db.session.add(row)
+    db.session.flush()
+    return row
+
+
+def _read(attachment: AttachmentLike) -> Attachment:
+    if isinstance(attachment, Attachment):
+        return attachment
+    if isinstance(attachment, Path):
+        return Attachment(attachment.name, attachment.read_bytes())
+    return Attachment(*attachment)
+
+
+def _row_of(file: Attachment, position: int) -> MailAttachment:
+    kind = file.content_type or mimetypes.guess_type(file.filename)[0] or UNKNOWN_TYPE
+    return MailAttachment(
+        position=position,
+        filename=file.filename,
+        content_type=kind,
+        content_id=file.content_id,
+        size=len(file.content),
+        content=file.content,
+    )

@@ -1,0 +1,38 @@
+"""What the mail room tells whoever listens, in the worker, after the outcome is committed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from blinker import NamedSignal, Namespace
+from flask import current_app
+
+from ghost.logging import logger
+
+_signals = Namespace()
+
+mail_sent = _signals.signal(
+    "mail-sent",
+    """A mail was sent: at least one address took it, and none is left to try. The sender is the
+    application.
+
+    Keywords: `message` (the Message, of a security mail too), `row_id` (UUID), `delivery` (of all
+    attempts together).
+    """,
+)
+
+mail_failed = _signals.signal(
+    "mail-failed",
+    """Nobody gets a mail. The sender is the application.
+
+    Keywords: `row_id` (UUID), `error` (text).
+    """,
+)
+
+
+def tell(signal: NamedSignal, **values: Any) -> None:
+    """Send a signal; a receiver that fails is logged, since what it is told of has happened."""
+    try:
+        signal.send(current_app._get_current_object(), **values)  # type: ignore[attr-defined]
+    except Exception:
+        logger.bind(signal=signal.name).exception("a receiver of a signal failed")
