@@ -10,15 +10,13 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from blinker import Namespace
-from flask import Flask
-from loguru import logger
 from sqlalchemy.engine import Row
 
 from ghost.database import db, lock_row
 from ghost.errors import Forbidden
 from ghost.mail import suppression
 from ghost.mail.models import BOUNCED, COMPLAINED, MailMessage
+from ghost.mail.signals import mail_event, tell
 from ghost.models import utcnow
 
 DELIVERED = "delivered"
@@ -27,18 +25,6 @@ _messages = MailMessage.__table__
 _NOTED = {DELIVERED: "delivered_at", BOUNCED: "bounced_at", COMPLAINED: "complained_at"}
 # With it one UPDATE stays below SQLite's 32,766 parameters.
 _CHUNK = 1000
-
-mail_event = Namespace().signal(
-    "mail-event",
-    """A mail service told what became of a mail, and that is committed. The sender is the
-    application, in the request that brought the event. One event may be told more than once, for
-    services repeat what was not answered in time.
-
-    Keywords: `kind` ("delivered", "bounced" or "complained"), `email` (canonical), `row_id` (UUID
-    of the message's row; None when it is not known any more), `details` (the service's words, or
-    None).
-    """,
-)
 
 
 class Forged(Forbidden):
@@ -157,27 +143,24 @@ def _whens(name: str, values: Mapping[UUID, Any]) -> list[tuple[Any, Any]]:
     ]
 
 
-def announce(app: Flask, events: Iterable[MailEvent]) -> None:
-    """Tell the receivers of `mail_event`, after the commit.
-
-    One that raises is logged: what the service told is kept, and it must not tell it again.
-    """
+def announce(events: Iterable[MailEvent]) -> None:
+    """Tell the receivers of `mail_event`, after the commit."""
     if not mail_event.receivers:
         return
     for event in events:
-        try:
-            mail_event.send(
-                app,
-                kind=event.kind,
-                email=event.email,
-                row_id=event.row_id,
-                details=event.details,
-            )
-        except Exception as error:
-            logger.opt(exception=error).error("a receiver of mail_event failed")
+        tell(
+            mail_event,
+            kind=event.kind,
+            email=event.email,
+            row_id=event.row_id,
+            details=event.details,
+        )
 
 
 # --- Reading what comes from outside --------------------------------------------------------------
+
+
+_UUID_LENGTH = len(str(UUID(int=0)))
 
 
 def text_in(source: Any, *path: str) -> str | None:
@@ -202,6 +185,3 @@ def as_row_id(text: object) -> UUID | None:
         return UUID(text) if isinstance(text, str) and len(text) == _UUID_LENGTH else None
     except ValueError:
         return None
-
-
-_UUID_LENGTH = len(str(UUID(int=0)))

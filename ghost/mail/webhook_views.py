@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from flask import current_app, request
+from flask import request
 from loguru import logger
 
 from ghost.access import contract_of, declare, public
@@ -124,5 +124,5 @@ def _body(limit: int) -> bytes:
 def _record(told: Sequence[MailEvent]) -> APIResponse:
     recorded = events.record(told)
     db.session.commit()
-    events.announce(current_app._get_current_object(), recorded)  # type: ignore[attr-defined]
+    events.announce(recorded)
     return APIResponse(message="Noted.")

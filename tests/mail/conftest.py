@@ -17,8 +17,8 @@ from sinks import Scripted, Sink
 from ghost.config import Config
 from ghost.database import db
 from ghost.extensions import State
-from ghost.mail.events import mail_event
 from ghost.mail.models import MailMessage
+from ghost.mail.signals import mail_event
 
 Configured = Callable[..., Flask]
 

@@ -23,8 +23,8 @@ from signed_events import (
 )
 
 from ghost.database import db
-from ghost.mail.events import mail_event
 from ghost.mail.models import MailMessage
+from ghost.mail.signals import mail_event
 from ghost.models import utcnow, uuid7
 from ghost.testing.clients import Client
 
