@@ -12,7 +12,13 @@ from ghost.access import contract_of, declare, public
 from ghost.api import APIResponse, Blueprint
 from ghost.config import current_config
 from ghost.database import db
-from ghost.errors import Forbidden, NotFound, ValidationFailed
+from ghost.errors import (
+    Forbidden,
+    NotFound,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    ValidationFailed,
+)
 from ghost.http import read_json
 from ghost.mail import events, sendgrid_events, ses_events, sns
 from ghost.mail.events import MailEvent
@@ -25,7 +31,6 @@ View = TypeVar("View", bound=Callable[..., Any])
 # SendGrid posts up to 768 KB at once; a message of SNS is 256 KiB at most, before it is escaped.
 SENDGRID_BYTES = 2 * 1024 * 1024
 SNS_BYTES = 1024 * 1024
-MAX_EVENTS = 10_000
 
 bp = Blueprint(
     "mail_webhooks",
@@ -51,7 +56,7 @@ def _reads_raw_body(content_type: str, shape: dict[str, Any]) -> Callable[[View]
 @bp.post("/sendgrid")
 @public
 @rate_limit("1200/minute")
-@bp.errors(Forbidden, NotFound)
+@bp.errors(Forbidden, NotFound, PayloadTooLarge, UnsupportedMediaType)
 @bp.doc(
     parameters=[
         {"in": "header", "name": name, "schema": {"type": "string"}, "required": True}
@@ -85,7 +90,7 @@ def take_sendgrid_events() -> APIResponse:
 @bp.post("/ses")
 @public
 @rate_limit("12000/minute")  # SNS posts every event on its own
-@bp.errors(Forbidden, NotFound)
+@bp.errors(Forbidden, NotFound, PayloadTooLarge, UnsupportedMediaType)
 @_reads_raw_body("text/plain", {"type": "string"})
 @bp.response(200)
 def take_ses_events() -> APIResponse:
