@@ -17,14 +17,11 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from jinja2 import TemplateError
-from sqlalchemy.exc import DBAPIError
 
 from ghost.config import current_config
 from ghost.database import db, db_manager
 from ghost.jobs import Permanent, current_job, job
 from ghost.jobs.retries import backoff_seconds
-from ghost.logging import logger
 from ghost.mail import delivery, signals
 from ghost.mail.batch_ledger import (
     CANCELED,
@@ -38,7 +35,7 @@ from ghost.mail.batch_ledger import (
 )
 from ghost.mail.delivery import Attempt, Outcome
 from ghost.mail.messages import Address
-from ghost.mail.models import BOUNCED, FAILED, QUEUED, SENT
+from ghost.mail.models import BOUNCED, QUEUED, SENT
 from ghost.mail.pace import Pace
 from ghost.mail.providers import Provider, Unreachable, open_provider
 from ghost.mail.suppression import canonical, suppress, suppressed
@@ -191,7 +188,7 @@ class Slice:
             rendered = delivery.content_of(row)
             assert rendered is not None  # only a composer has no need any more
             message = delivery.message_of(row, rendered)
-        except (Permanent, TemplateError) as error:
+        except Permanent as error:
             self._drop(row, delivery.clean_words(str(error)), {})
             return None
         return Attempt(row.id, row.attempts + 1, message)

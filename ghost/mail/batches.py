@@ -7,7 +7,6 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from jinja2 import TemplateError, TemplateNotFound, UndefinedError
 
 from ghost.config import current_config
 from ghost.database import db, lock_row
@@ -21,7 +20,7 @@ from ghost.mail.batch_jobs import NAME, deliver_batch
 from ghost.mail.batch_ledger import CANCELED, close, is_sending, messages
 from ghost.mail.messages import Address, AddressLike, Message
 from ghost.mail.models import FAILED, QUEUED, SENDING, SENT, MailBatch
-from ghost.mail.rendering import Rendered, render
+from ghost.mail.rendering import SECURITY_TEMPLATES, is_locale, render
 from ghost.mail.suppression import canonical
 from ghost.models import utcnow, uuid7
 
@@ -29,10 +28,6 @@ Recipient = tuple[AddressLike, Mapping[str, Any]]
 
 # What one INSERT carries: a statement in a request has a limit of its own.
 CHUNK = 1000
-# Whoever may send mail must not send these: they would be genuine to the last letter.
-SECURITY_TEMPLATES = frozenset(
-    ("verify-email", "reset-password", "invitation", "password-changed", "email-changed")
-)
 GAVE_UP = "The batch's job failed"
 
 
@@ -63,9 +58,7 @@ def send_bulk(
     first, context = next(iter(found.values()))
     _try_out(template, first, context, locale, headers, sender)
     created_by, request_id = origin()
-    batch = MailBatch(
-        template=template, locale=locale, total=len(found), created_by=created_by
-    )
+    batch = MailBatch(template=template, locale=locale, total=len(found), created_by=created_by)
     batch.job_id = deliver_batch.enqueue(batch.id)
     db.session.add(batch)
     db.session.flush()
@@ -125,7 +118,9 @@ def _try_out(
     """
     if template in SECURITY_TEMPLATES:
         raise _invalid("template", "This template is for security mails only.")
-    rendered = _rendered(template, context, locale)
+    if locale is not None and not is_locale(locale):
+        raise _invalid("locale", "It must look like de or de-AT.")
+    rendered = render(template, context, locale=locale)
     Message(
         to=to,
         subject=rendered.subject,
@@ -134,17 +129,6 @@ def _try_out(
         headers=headers,
         sender=sender or delivery.sender_of(current_config()),
     )
-
-
-def _rendered(template: str, context: Mapping[str, Any], locale: str | None) -> Rendered:
-    try:
-        return render(template, context, locale=locale)
-    except TemplateNotFound as error:
-        raise _invalid("template", "There is no such template.") from error
-    except UndefinedError as error:
-        raise _invalid("context", f"{error}.".capitalize()) from error
-    except TemplateError as error:
-        raise _invalid("template", "It has a mistake.") from error
 
 
 def _invalid(field: str, words: str) -> ValidationFailed:
@@ -254,4 +238,3 @@ def _outlive_job(_app: Any, *, job_id: UUID, name: str, error: str) -> None:
     else:
         close(connection, batch.id, delivery.clean_words(f"{GAVE_UP}: {error}"))
     db.session.commit()
-
