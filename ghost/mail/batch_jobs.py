@@ -38,6 +38,7 @@ from ghost.mail.messages import Address
 from ghost.mail.models import BOUNCED, QUEUED, SENT
 from ghost.mail.pace import Pace
 from ghost.mail.providers import Provider, Unreachable, open_provider
+from ghost.mail.rendering import render
 from ghost.mail.suppression import canonical, suppress, suppressed
 from ghost.models import utcnow
 
@@ -185,8 +186,7 @@ class Slice:
             self._drop(row, delivery.ALL_SUPPRESSED, {email: f"suppressed: {reason}"})
             return None
         try:
-            rendered = delivery.content_of(row)
-            assert rendered is not None  # only a composer has no need any more
+            rendered = render(row.template, row.context, locale=row.locale)
             message = delivery.message_of(row, rendered)
         except Permanent as error:
             self._drop(row, delivery.clean_words(str(error)), {})

@@ -9,7 +9,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from ghost.config import current_config
-from ghost.database import db, lock_row
+from ghost.database import db, db_manager, lock_row
 from ghost.errors import Conflict, NotFound, ValidationFailed
 from ghost.jobs.context import origin
 from ghost.jobs.runner import LEASE_SECONDS
@@ -56,14 +56,14 @@ def send_bulk(
     found = _distinct(recipients)
     headers = dict(headers or {})
     first, context = next(iter(found.values()))
-    _try_out(template, first, context, locale, headers, sender)
+    try_out(template, first, context, locale, headers=headers, sender=sender)
     created_by, request_id = origin()
     batch = MailBatch(template=template, locale=locale, total=len(found), created_by=created_by)
     batch.job_id = deliver_batch.enqueue(batch.id)
     db.session.add(batch)
     db.session.flush()
     now = utcnow()
-    shared = {
+    shared: dict[str, Any] = {
         "batch_id": batch.id, "job_id": None, "created_by": created_by, "request_id": request_id,
         "status": QUEUED, "template": template, "locale": locale, "cc": [], "bcc": [],
         "reply_to": [], "headers": headers, "attempts": 0, "accepted": [], "refused": {},
@@ -104,15 +104,16 @@ def _distinct(recipients: Iterable[Recipient]) -> dict[str, tuple[Address, Mappi
     return found
 
 
-def _try_out(
+def try_out(
     template: str,
     to: Address,
     context: Mapping[str, Any],
     locale: str | None,
-    headers: Mapping[str, str],
-    sender: AddressLike | None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    sender: AddressLike | None = None,
 ) -> None:
-    """Make the first mail, as the worker will make all.
+    """Make a mail, as the worker will, and send it to nobody.
 
     :raises ValidationFailed: it can't be made.
     """
@@ -126,7 +127,7 @@ def _try_out(
         subject=rendered.subject,
         text=rendered.text,
         html=rendered.html,
-        headers=headers,
+        headers=headers or {},
         sender=sender or delivery.sender_of(current_config()),
     )
 
@@ -166,12 +167,24 @@ def list_batches() -> sa.Select[Any]:
     return _newest_first
 
 
-def get_batch(batch_id: UUID) -> sa.Row[Any]:
+def get_batch(batch_id: UUID) -> Any:
     """One batch, as `list_batches` has it.
 
     :raises NotFound: there is none.
     """
     row = db.session.execute(_all.where(_batches.c.id == batch_id)).first()
+    if row is None:
+        raise NotFound
+    return row
+
+
+def look_at(batch_id: UUID) -> Any:
+    """One batch, as `get_batch`, read now, outside of any transaction.
+
+    :raises NotFound: there is none.
+    """
+    with db_manager.connection() as connection:
+        row = connection.execute(_all.where(_batches.c.id == batch_id)).first()
     if row is None:
         raise NotFound
     return row

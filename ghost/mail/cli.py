@@ -10,9 +10,12 @@ from flask.cli import AppGroup
 
 from ghost.errors import ValidationFailed
 from ghost.mail import previews
+from ghost.mail.batch_cli import cancel_bulk_command, send_bulk_command
 from ghost.mail.rendering import is_locale
 
 mail_group = AppGroup("mail", help="Preview and send mails.")
+mail_group.add_command(send_bulk_command)
+mail_group.add_command(cancel_bulk_command)
 
 
 @mail_group.command("preview")
