@@ -66,11 +66,10 @@ def people(*names: str) -> list[tuple[str, dict[str, Any]]]:
 
 def messages_of(batch: MailBatch) -> list[MailMessage]:
     statement = sa.select(MailMessage).where(MailMessage.batch_id == batch.id)
-    return list(
-        db.session.scalars(
-            statement.order_by(MailMessage.id).execution_options(populate_existing=True)
-        )
-    )
+    statement = statement.order_by(MailMessage.id).execution_options(populate_existing=True)
+    found = list(db.session.scalars(statement))
+    db.session.commit()  # on SQLite a transaction keeps everybody else from writing
+    return found
 
 
 def statuses(batch: MailBatch) -> list[str]:
@@ -80,7 +79,9 @@ def statuses(batch: MailBatch) -> list[str]:
 def make_due() -> None:
     """Let the time pass until whatever waits is due."""
     past = utcnow() - timedelta(seconds=1)
-    db.session.execute(sa.update(MailMessage).where(MailMessage.send_at.is_not(None)).values(send_at=past))
+    db.session.execute(
+        sa.update(MailMessage).where(MailMessage.send_at.is_not(None)).values(send_at=past)
+    )
     db.session.execute(sa.update(Job).where(Job.finished_at.is_(None)).values(run_at=past))
     db.session.commit()
 
@@ -91,6 +92,7 @@ def job_of(batch: MailBatch) -> Job:
     assert found is not None
     job = db.session.get(Job, found.job_id, populate_existing=True)
     assert job is not None
+    db.session.commit()  # on SQLite a transaction keeps everybody else from writing
     return job
 
 
@@ -381,9 +383,7 @@ def test_a_mail_that_was_being_sent_is_sent_again_under_its_message_id(
 
 
 @pytest.mark.parametrize("mail_settings", [{"max_attempts": 20}])
-def test_a_batch_outlives_more_kills_than_a_job(
-    session: Any, jobs: Jobs, mailbox: Mailbox
-) -> None:
+def test_a_batch_outlives_more_kills_than_a_job(session: Any, jobs: Jobs, mailbox: Mailbox) -> None:
     batch = send_bulk("news", people("ada", "grace"))
     session.commit()
 
