@@ -21,6 +21,16 @@ from ghost.redaction import storable
 REPORT_SECONDS = 0.25
 MESSAGE_LENGTH = 200
 
+# Of this process; a plain variable, since a signal handler sets it.
+_is_stopping = False
+
+
+def note_stop() -> None:
+    """Let the job that runs in this process know that its worker stops."""
+    global _is_stopping
+    _is_stopping = True
+
+
 _report = (
     sa.update(jobs)
     .where(
@@ -47,6 +57,14 @@ class RunningJob:
     created_by: UUID | None
     request_id: str | None
     _reported_at: float = field(default=0.0, repr=False)
+
+    @property
+    def is_to_stop(self) -> bool:
+        """Whether the worker stops: a long job enqueues what is left of its work, and returns.
+
+        One that does not is run to its end, or given back after `jobs.stop_timeout`.
+        """
+        return _is_stopping
 
     def progress(self, percent: float, message: str = "") -> None:
         """Tell how far the job is, for `GET /jobs/{id}`; a database that is away fails nothing.

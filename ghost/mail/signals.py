@@ -1,4 +1,7 @@
-"""What the mail room tells whoever listens, in the worker, after the outcome is committed."""
+"""What the mail room tells whoever listens, after what it tells of is committed.
+
+`mail_sent` and `mail_failed` in the worker, `mail_event` in the request that brings it.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,17 @@ mail_failed = _signals.signal(
     """Nobody gets a mail. The sender is the application.
 
     Keywords: `row_id` (UUID), `error` (text).
+    """,
+)
+
+mail_event = _signals.signal(
+    "mail-event",
+    """A mail service told what became of a mail that it took. The sender is the application. One
+    event may be told more than once: services repeat what was not answered in time.
+
+    Keywords: `kind` ("delivered", "bounced", which is any mail that did not arrive, or
+    "complained"), `email` (canonical), `row_id` (UUID; None when the message is not known, or not
+    any more), `details` (the service's words, or None).
     """,
 )
 
