@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from ghost.config import Config
 from ghost.config_mail import read_smtp_url
-from ghost.mail.providers.base import Delivery, NotSent, Provider, Unreachable
+from ghost.mail.providers.base import Delivery, NotSent, Provider, Refused, Unreachable
 from ghost.mail.providers.local import ConsoleProvider, FileProvider, MemoryProvider, outbox
 from ghost.mail.providers.smtp import SmtpProvider
 
@@ -15,6 +15,7 @@ __all__ = [
     "Delivery",
     "NotSent",
     "Provider",
+    "Refused",
     "Unreachable",
     "open_provider",
     "outbox",
