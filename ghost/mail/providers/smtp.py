@@ -56,7 +56,7 @@ class SmtpProvider(Closing, SmtpServer):
             raise _failure(error) from error
         except OSError as error:
             raise NotSent(f"the mail server {self.host}:{self.port} failed: {error}") from error
-        accepted = tuple(address for address in message.recipients if address not in refused)
+        accepted = tuple(address for address in message.destinations if address not in refused)
         return Delivery(accepted, refused, provider=self.name)
 
 
@@ -103,10 +103,10 @@ class Connection(flask_mail.Connection):
         if self.host is None:
             raise RuntimeError("Use the connection in a with statement.")
         sender = message.sender_address.email
-        refused = self.host.sendmail(sender, list(message.recipients), message.as_bytes())
+        refused = self.host.sendmail(sender, list(message.destinations), message.as_bytes())
         dispatched = flask_mail.Message(
             subject=message.subject,
-            recipients=list(message.recipients),
+            recipients=list(message.destinations),
             body=message.text,
             html=message.html,
             sender=str(message.sender_address),
