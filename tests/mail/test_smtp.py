@@ -13,11 +13,11 @@ import pytest
 from flask import Flask
 from flask_mail import email_dispatched
 from loguru import logger
-from sinks import CERTIFICATES, Scripted, Sink, drip, hang_up, stay_silent
+from sinks import CERTIFICATES, Scripted, Sink, deliver, drip, hang_up, stay_silent
 
 from ghost.extensions import mail
 from ghost.jobs import Permanent
-from ghost.mail import Message, NotSent, deliver
+from ghost.mail import Message, NotSent
 from ghost.mail.providers import provider_for
 from ghost.mail.providers.smtp import OVERALL_FACTOR
 
