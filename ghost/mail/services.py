@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import sqlalchemy as sa
+
 from ghost.config import Config, current_config
 from ghost.database import db
 from ghost.errors import Conflict, NotFound
@@ -24,7 +26,8 @@ from ghost.mail.messages import (
     Recipients,
 )
 from ghost.mail.models import FAILED, QUEUED, MailAttachment, MailMessage
-from ghost.mail.rendering import Rendered, render
+from ghost.mail.plaintext import to_text
+from ghost.mail.rendering import SECURITY_TEMPLATES, Rendered, UnknownTemplate, render
 from ghost.models import uuid7
 
 AttachmentLike = Attachment | Path | tuple[str, bytes]
@@ -93,6 +96,8 @@ def send_text(
 
     :raises InvalidMessage: something must not stand in a mail, or a limit is passed.
     """
+    if text is None and html is not None:
+        text = to_text(html)
     return _add(
         Rendered(subject, text or "", html),
         attachments,
@@ -104,6 +109,57 @@ def send_text(
         send_at=send_at,
         sender=sender,
     )
+
+
+def send(
+    *,
+    template: str | None = None,
+    context: Mapping[str, Any] | None = None,
+    locale: str | None = None,
+    subject: str = "",
+    text: str | None = None,
+    html: str | None = None,
+    attachments: Iterable[UUID] = (),
+    **options: Any,
+) -> MailMessage:
+    """Send what somebody outside asks for: a template with data, or a text.
+
+    :param attachments: ids of files.
+    :param options: `to`, `cc`, `bcc`, `reply_to`, `headers` and `send_at`, as of `send_mail`.
+    :raises UnknownTemplate: there is none, or it is one of Ghost's security mails, which would
+        be believed whatever they say.
+    :raises InvalidMessage: something must not stand in a mail, or a limit is passed.
+    """
+    for _ in attachments:
+        raise InvalidMessage("attachments", "There is no such file.")
+    if template is None:
+        return send_text(subject=subject, text=text, html=html, **options)
+    if template in SECURITY_TEMPLATES:
+        raise UnknownTemplate(f"{template!r} is a security mail: only Ghost itself sends it.")
+    return send_mail(template=template, context=context or {}, locale=locale, **options)
+
+
+def list_messages(
+    status: str | None = None, batch_id: UUID | None = None
+) -> sa.Select[tuple[MailMessage]]:
+    """Select messages, the newest first."""
+    statement = sa.select(MailMessage).order_by(MailMessage.id.desc())
+    if status is not None:
+        statement = statement.where(MailMessage.status == status)
+    if batch_id is not None:
+        statement = statement.where(MailMessage.batch_id == batch_id)
+    return statement
+
+
+def get_message(message_id: UUID) -> MailMessage:
+    """Return a message.
+
+    :raises NotFound: there is none.
+    """
+    row = db.session.get(MailMessage, message_id)
+    if row is None:
+        raise NotFound
+    return row
 
 
 def send_secure_mail(composer: str, to: AddressLike, ids: Mapping[str, Any]) -> MailMessage:
