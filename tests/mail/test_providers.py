@@ -172,7 +172,7 @@ def test_memory_keeps_the_mails_of_each_application(configured: Configured) -> N
     ("app_settings", "mail_settings", "expected"),
     [
         ({}, {}, "Ghost <no-reply@app.example.com>"),
-        ({"name": "Acme, Inc."}, {}, "Acme, Inc. <no-reply@app.example.com>"),
+        ({"name": "Acme, Inc."}, {}, '"Acme, Inc." <no-reply@app.example.com>'),
         ({"public_url": "http://127.0.0.1:8080"}, {}, "Ghost <no-reply@localhost>"),
         ({"public_url": "http://[::1]:8080"}, {}, "Ghost <no-reply@localhost>"),
         ({}, {"sender": "shop@acme.example"}, "Ghost <shop@acme.example>"),
@@ -237,7 +237,7 @@ def test_encryption_is_what_the_url_leaves_open(url: str, host: str, port: int, 
     provider = provider_for(url, root=Path("/app"), timeout_seconds=1)
 
     assert isinstance(provider, SmtpProvider)
-    assert (provider.host, provider.port, provider.tls) == (host, port, tls)
+    assert (provider.server.host, provider.server.port, provider.server.tls) == (host, port, tls)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ class MemoryProvider(Closing):
 
     def send(self, message: Message) -> Delivery:
         outbox().append(message)
-        return Delivery(message.recipients, provider=self.name)
+        return Delivery(message.destinations, provider=self.name)
 
 
 def outbox() -> list[Message]:
@@ -55,7 +55,7 @@ class ConsoleProvider(Closing):
         encoding = sys.stdout.encoding or "utf-8"
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
-        return Delivery(message.recipients, provider=self.name)
+        return Delivery(message.destinations, provider=self.name)
 
 
 class FileProvider(Closing):
@@ -86,7 +86,7 @@ class FileProvider(Closing):
                 raise
         except OSError as error:
             raise NotSent(f"the mail could not be written to {self.folder}: {error}") from error
-        return Delivery(message.recipients, provider=self.name)
+        return Delivery(message.destinations, provider=self.name)
 
     def _name(self, message: Message) -> str:
         message_id = (message.message_id or "").strip("<>")
