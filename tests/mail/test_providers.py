@@ -228,7 +228,7 @@ def test_encryption_is_what_the_url_leaves_open(url: str, host: str, port: int, 
     provider = provider_for(url, root=Path("/app"), timeout_seconds=1)
 
     assert isinstance(provider, SmtpProvider)
-    assert (provider.host, provider.port, provider.tls) == (host, port, tls)
+    assert (provider.server.host, provider.server.port, provider.server.tls) == (host, port, tls)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def provider_for(url: str, *, root: Path, timeout_seconds: float) -> Provider:
             server = read_smtp_url(parts, root)
         except ValueError as error:
             raise ValueError(f"mail.url: expected {error}") from error
-        return SmtpProvider(**vars(server), timeout_seconds=timeout_seconds)
+        return SmtpProvider(server, timeout_seconds=timeout_seconds)
     if parts.query:
         raise ValueError(f"mail.url: {parts.scheme}:// takes no options")
     if parts.scheme == "file":
