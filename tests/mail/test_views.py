@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -34,13 +34,13 @@ def admin(client: Any, make_user: Any) -> Any:
 
 
 @pytest.fixture
-def count(app: Flask) -> Iterator[Any]:
+def count(app: Flask) -> Callable[[], int]:
     def read() -> int:
         with app.app_context(), db_manager.connection() as connection:
             found: int = connection.scalar(sa.select(sa.func.count()).select_from(MailMessage))
             return found
 
-    yield read
+    return read
 
 
 def send(admin: Any, **fields: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Send COUNT mails as one batch to 127.0.0.1:PORT: send.py PORT COUNT -> seconds, processor seconds.
+"""Send COUNT mails as one batch to 127.0.0.1:PORT: send.py PORT COUNT -> two times.
 
 What is measured is the job, from its claim to the mark that it finished, with every status of every
 mail in the ledger; the batch was accepted before, as by a request.
