@@ -19,7 +19,7 @@ from ghost.jobs.models import Job
 from ghost.jobs.sweep import settle_killed
 from ghost.mail import MailBatch, MailMessage, mail_failed, mail_sent
 from ghost.mail.batches import cancel_batch, get_batch, send_bulk
-from ghost.mail.suppression import suppress, suppressed
+from ghost.mail.suppression import suppress
 from ghost.models import utcnow
 from ghost.testing.background import Jobs, Mailbox
 from ghost.testing.clients import Client
