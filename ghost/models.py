@@ -48,6 +48,12 @@ def uuid7() -> UUID:
     )
 
 
+def uuid7_floor(moment: datetime) -> UUID:
+    """The smallest UUID version 7 of a moment: what was made before it has a smaller one."""
+    millisecond = int(moment.timestamp() * 1000)
+    return UUID(int=(millisecond & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | 0b10 << 62)
+
+
 def _renew_lock() -> None:
     """In a forked child: another thread of the parent may have held the lock."""
     global _lock

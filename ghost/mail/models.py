@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from ghost.models import Model, TimestampMixin
+from ghost.config import current_config
+from ghost.models import Model, TimestampMixin, uuid7_floor
+from ghost.retention import delete_when
 
 QUEUED, SENDING, SENT, FAILED = "queued", "sending", "sent", "failed"
 STATUSES = (QUEUED, SENDING, SENT, FAILED)
@@ -138,3 +140,27 @@ class MailPace(TimestampMixin, Model):
 
     name: Mapped[str] = mapped_column(sa.String(50), unique=True)
     next_at: Mapped[datetime]
+
+
+def _is_old(now: datetime) -> sa.ColumnElement[bool]:
+    """Whether a message is over, and was made and last changed longer ago than mails are kept."""
+    end = now - timedelta(seconds=current_config().mail.retention)
+    table: Any = MailMessage.__table__
+    # By the key, which begins with the time: it needs no index of its own.
+    return sa.and_(
+        table.c.id < uuid7_floor(end), table.c.updated_at < end, table.c.status.not_in(OPEN)
+    )
+
+
+def _is_empty(now: datetime) -> sa.ColumnElement[bool]:
+    """Whether a batch is old, and none of its messages is left."""
+    end = now - timedelta(seconds=current_config().mail.retention)
+    table: Any = MailBatch.__table__
+    messages: Any = MailMessage.__table__
+    return sa.and_(
+        table.c.id < uuid7_floor(end), ~sa.exists().where(messages.c.batch_id == table.c.id)
+    )
+
+
+delete_when(MailMessage, _is_old)
+delete_when(MailBatch, _is_empty)
