@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import undefer
 
 from ghost.config import Config, current_config
-from ghost.database import db
+from ghost.database import db, lock_row
 from ghost.jobs import Permanent
 from ghost.logging import redact_text
 from ghost.mail.composers import find_composer
@@ -317,3 +317,20 @@ def fail(message_id: UUID, job_id: UUID, error: str) -> None:
             updated_at=utcnow(),
         )
     )
+
+
+def fail_of_job(job_id: UUID, error: str) -> UUID | None:
+    """Record that a message whose job is over was not sent; the caller commits.
+
+    :returns: the message, if one was still open. Who had got it in an earlier attempt keeps it:
+        it is `sent` then.
+    """
+    is_open = sa.and_(MailMessage.job_id == job_id, MailMessage.status.in_(OPEN))
+    row = db.session.scalar(lock_row(sa.select(MailMessage).where(is_open)))
+    if row is None:
+        return None
+    row.status = SENT if row.accepted else FAILED
+    row.sent_at = utcnow() if row.accepted else None
+    row.error = clean_words(error)
+    db.session.flush()
+    return row.id
