@@ -48,8 +48,8 @@ def uuid7() -> UUID:
     )
 
 
-def uuid7_floor(moment: datetime) -> UUID:
-    """The smallest UUID version 7 of a moment: what was made before it has a smaller one."""
+def first_uuid7(moment: datetime) -> UUID:
+    """The least UUID version 7 of a time: keys below it were made before."""
     millisecond = int(moment.timestamp() * 1000)
     return UUID(int=(millisecond & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | 0b10 << 62)
 

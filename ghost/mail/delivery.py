@@ -328,11 +328,15 @@ def close(
     if words_if_sending is not None:
         words = sa.case((_table.c.status == SENDING, words_if_sending), else_=words)
     nobody_took_it = sa.cast(_table.c.accepted, sa.Text) == "[]"
+    now = utcnow()
     ended = connection.execute(
         sa.update(_table)
         .where(condition, _table.c.status.in_(OPEN))
         .values(
-            status=sa.case((nobody_took_it, FAILED), else_=SENT), error=words, updated_at=utcnow()
+            status=sa.case((nobody_took_it, FAILED), else_=SENT),
+            sent_at=sa.case((nobody_took_it, None), else_=now),
+            error=words,
+            updated_at=now,
         )
         .returning(_table.c.id, _table.c.status, _table.c.error)
     ).all()

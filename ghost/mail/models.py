@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from ghost.config import current_config
-from ghost.models import Model, TimestampMixin, uuid7_floor
+from ghost.models import Model, TimestampMixin, first_uuid7
 from ghost.retention import delete_when
 
 QUEUED, SENDING, SENT, FAILED = "queued", "sending", "sent", "failed"
@@ -142,25 +142,23 @@ class MailPace(TimestampMixin, Model):
     next_at: Mapped[datetime]
 
 
-def _is_old(now: datetime) -> sa.ColumnElement[bool]:
-    """Whether a message is over, and was made and last changed longer ago than mails are kept."""
-    end = now - timedelta(seconds=current_config().mail.retention)
+def _made_before(now: datetime, column: Any) -> sa.ColumnElement[bool]:
+    """Whether a row is older than `mail.retention`: keys begin with their time."""
+    oldest = now - timedelta(seconds=current_config().mail.retention)
+    return cast(sa.ColumnElement[bool], column < first_uuid7(oldest))
+
+
+def _is_old_message(now: datetime) -> sa.ColumnElement[bool]:
     table: Any = MailMessage.__table__
-    # By the key, which begins with the time: it needs no index of its own.
-    return sa.and_(
-        table.c.id < uuid7_floor(end), table.c.updated_at < end, table.c.status.not_in(OPEN)
-    )
+    return sa.and_(_made_before(now, table.c.id), table.c.status.not_in(OPEN))
 
 
-def _is_empty(now: datetime) -> sa.ColumnElement[bool]:
-    """Whether a batch is old, and none of its messages is left."""
-    end = now - timedelta(seconds=current_config().mail.retention)
+def _is_old_batch(now: datetime) -> sa.ColumnElement[bool]:
     table: Any = MailBatch.__table__
     messages: Any = MailMessage.__table__
-    return sa.and_(
-        table.c.id < uuid7_floor(end), ~sa.exists().where(messages.c.batch_id == table.c.id)
-    )
+    has_messages = sa.exists().where(messages.c.batch_id == table.c.id)
+    return sa.and_(_made_before(now, table.c.id), ~has_messages)
 
 
-delete_when(MailMessage, _is_old)
-delete_when(MailBatch, _is_empty)
+delete_when(MailMessage, _is_old_message)
+delete_when(MailBatch, _is_old_batch)
