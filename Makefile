@@ -34,6 +34,7 @@ typecheck: $(INSTALLED) ## Check the type annotations
 faults: $(INSTALLED) ## Kill workers, schedulers and Redis at random, and see that nothing is lost
 	$(PYTHON) scripts/faults/jobs.py --jobs 10000 --kills 50
 	$(PYTHON) scripts/faults/schedules.py --minutes 5
+	$(PYTHON) scripts/faults/mail.py --messages 1000 --kills 5
 
 check: lint typecheck test ## Everything that must be green before a commit
 

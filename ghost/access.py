@@ -12,7 +12,7 @@ from uuid import UUID
 from flask import Flask, current_app, g, request
 from werkzeug.local import LocalProxy
 
-from ghost.config import current_config
+from ghost.config import Config, current_config
 from ghost.errors import EmailNotVerified, Forbidden
 from ghost.logging import user_id_var
 
@@ -146,6 +146,7 @@ class Contract:
     is_limited: bool = True
     locations: frozenset[str] = frozenset()  # the parts of the request that it reads
     errors: frozenset[int] = frozenset()  # statuses that can't be told from the rest
+    body_limit: Callable[[Config], int] | None = None  # bytes; None for `app.max_body`
 
 
 def contract_of(view: Callable[..., Any] | None) -> Contract:

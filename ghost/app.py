@@ -38,6 +38,13 @@ from ghost.jobs.job_cli import jobs_group
 from ghost.jobs.schedule_cli import schedules_group
 from ghost.jobs.schedule_views import bp as schedules_bp
 from ghost.jobs.views import bp as jobs_bp
+from ghost.mail import mailbox
+from ghost.mail.batch_views import bp as mail_batches_bp
+from ghost.mail.cli import mail_group
+from ghost.mail.suppression_views import bp as mail_suppressions_bp
+from ghost.mail.template_views import bp as mail_templates_bp
+from ghost.mail.views import bp as mail_bp
+from ghost.mail.webhook_views import bp as mail_webhooks_bp
 from ghost.secrets import derived_key
 from ghost.users.cli import users_group
 from ghost.users.views import bp as users_bp
@@ -56,6 +63,7 @@ PERMISSIONS = {
 }
 OWN_BLUEPRINTS = (
     health_bp, docs_bp, auth_bp, users_bp, roles_bp, jobs_bp, schedules_bp, pages_bp,
+    mail_bp, mail_templates_bp, mail_batches_bp, mail_suppressions_bp, mail_webhooks_bp,
 )  # fmt: skip
 EXPOSED_HEADERS = (
     "ETag", "Idempotent-Replayed", "Location", "Retry-After", "X-RateLimit-Limit",
@@ -117,6 +125,8 @@ def create_app(
         _imported(name)
     for blueprint in OWN_BLUEPRINTS:
         api.register(app, documented, blueprint)
+    if settings.is_development:
+        mailbox.init_app(app)
     for blueprint in (*blueprints, *(_named(name) for name in settings.blueprints)):
         api.register(app, documented, blueprint)
     revisions.init_app(app)
@@ -124,6 +134,7 @@ def create_app(
     app.cli.add_command(users_group)
     app.cli.add_command(jobs_group)
     app.cli.add_command(schedules_group)
+    app.cli.add_command(mail_group)
 
     app.extensions["ghost"].limiter = ratelimit.init_app(app, settings)
     idempotency.init_app(app, settings)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -272,12 +273,25 @@ class MailSection(Section):
     )
     ses_topic: str | None = key(
         None,
-        kinds.OrNone(kinds.Text(longest=300)),
+        kinds.OrNone(
+            kinds.Pattern(
+                re.compile(
+                    r"arn:aws(-cn|-us-gov)?:sns:[a-z]{2}(-[a-z]+)+-[0-9]+:[0-9]{12}:[A-Za-z0-9_-]{1,256}"
+                ),
+                "the ARN of an SNS topic",
+            )
+        ),
         "ARN of the SNS topic whose events of SES are believed.",
     )
     sendgrid_webhook_key: str | None = key(
         None,
-        kinds.OrNone(kinds.Text(longest=500)),
+        kinds.OrNone(
+            kinds.Pattern(
+                # How the DER of every public key of the curve P-256 begins, and how long it is.
+                re.compile(r"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE[A-Za-z0-9+/]{86}=="),
+                "the verification key of SendGrid's signed event webhook",
+            )
+        ),
         "Public key, in Base64, that verifies events of SendGrid.",
     )
 

@@ -102,6 +102,7 @@ def announcement(config: Config, server: EmbeddedServer | None) -> str:
         "Read about it": f"{url}/redoc",
         "Health": f"{url}/health",
         "Mail": describe_mail(config),
+        "Read mail": f"{url}/dev/mail",
         "First admin": f"{flask} users create you@example.org --role SUPER_ADMIN",
     }
     if server is not None:

@@ -6,22 +6,25 @@ import io
 import json
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import flask
-from flask import Flask, Response, g, request
+from flask import Flask, Response, current_app, g, request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from ghost.config import Config
+from ghost.access import contract_of, declare
+from ghost.config import Config, current_config
 from ghost.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
 from ghost.logging import log_request, request_id_var, user_id_var
 from ghost.models import uuid7
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+View = TypeVar("View", bound=Callable[..., Any])
 
 MAX_JSON_DEPTH = 64
 MAX_INTEGER = 2**63 - 1
@@ -45,12 +48,22 @@ HSTS = ("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
 class Request(flask.Request):
     """A request whose JSON is read strictly and whose body can't outgrow its limit unseen."""
 
+    @property
+    def max_content_length(self) -> int | None:
+        """Bytes that the body may have: `app.max_body`, or what the view declares."""
+        declared = contract_of(current_app.view_functions.get(self.endpoint or "")).body_limit
+        return declared(current_config()) if declared else super().max_content_length
+
+    @max_content_length.setter
+    def max_content_length(self, value: int | None) -> None:
+        self._max_content_length = value
+
     def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:
         """Read the JSON body by the project's one set of rules.
 
         :raises UnsupportedMediaType: the content type is not JSON.
         :raises BadRequest: it is no valid JSON, not UTF-8, too deep, or ambiguous.
-        :raises PayloadTooLarge: it is longer than `app.max_body`.
+        :raises PayloadTooLarge: it is longer than it may be.
         """
         if not force and not self._is_plain_json():
             if silent:
@@ -94,6 +107,19 @@ class Request(flask.Request):
             counted = CountedBody(self.environ["wsgi.input"], self.max_content_length)
             return io.BufferedReader(counted)
         return super().stream
+
+
+def body_limit(limit: Callable[[Config], int]) -> Callable[[View], View]:
+    """Let the bodies of a view have another length than `app.max_body`.
+
+    :param limit: gives the bytes at most, by the configuration.
+    """
+
+    def decorate(view: View) -> View:
+        declare(view, body_limit=limit)
+        return view
+
+    return decorate
 
 
 class CountedBody(io.RawIOBase):

@@ -139,9 +139,11 @@ class PreparedWrite(_Prepared):
     """An update of one row that is prepared where that helps; each a transaction of its own.
 
     Every value stands in the statement or is given to it: `onupdate` functions are not called.
+
+    :param statement: an update, or a select of what the updates in its WITH return (PostgreSQL).
     """
 
-    def __init__(self, statement: sa.Update) -> None:
+    def __init__(self, statement: sa.Update | sa.Select[Any]) -> None:
         super().__init__(statement)
 
     def first(self, connection: Connection, values: Mapping[str, Any]) -> Any:

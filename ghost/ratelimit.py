@@ -44,7 +44,8 @@ def caller_or_source() -> str:
 def rate_limit(rate: str, *, key: Callable[[], str] = source) -> Callable[[View], View]:
     """Limit a view, instead of the default limit.
 
-    :param rate: as `"5/minute"`, or the name of a key of the section `ratelimit`.
+    :param rate: as `"5/minute"`, or the name of a key: `login` of the section `ratelimit`, or
+        `mail.send_limit` of another one.
     :param key: what is counted: the caller's address, when nothing else is said.
     """
 
@@ -108,6 +109,7 @@ def init_app(app: Flask, config: Config) -> Limiter | None:
             limiter.exempt(view)
         elif declared.rate_limit:
             rate, key = declared.rate_limit
-            rate = getattr(settings, rate, rate)
+            section, dot, name = rate.partition(".")
+            rate = getattr(getattr(config, section), name) if dot else getattr(settings, rate, rate)
             app.view_functions[endpoint] = limiter.limit(rate, key_func=key)(view)  # type: ignore[assignment]
     return limiter

@@ -26,7 +26,7 @@ from ghost.secrets import derived_key
 VERIFY_EMAIL, RESET_PASSWORD, INVITATION = "verify-email", "reset-password", "invitation"
 
 _ID_BYTES, _MAC_BYTES = 16, 32
-# A job that is repeated late still finds what it mailed, and mails no second token.
+# A mail that is tried again late still finds its token, and carries no second one.
 KEPT = timedelta(days=7)
 _TEXT_LENGTH = (_ID_BYTES + _MAC_BYTES) * 4 // 3
 
@@ -47,7 +47,8 @@ class MailedToken(Model):
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     expires_at: Mapped[datetime] = mapped_column(index=True)
     used_at: Mapped[datetime | None]
-    # The job that mails it: run again, it mails the same token.
+    # The mail that carries it: tried again, that has the same token. A job sent it by itself once;
+    # to rename the column would break the processes that run on during an upgrade.
     job_id: Mapped[UUID | None] = mapped_column(unique=True)
 
     @property
@@ -67,16 +68,16 @@ def issue(
     purpose: str,
     lifetime_seconds: int,
     *,
-    job_id: UUID | None = None,
+    message_id: UUID | None = None,
 ) -> MailedToken:
     """Make a token that replaces the user's older ones of the same purpose; flushes.
 
     Hold the user's row locked, or two that are issued at once don't replace each other.
 
-    :param job_id: asked twice by one job, the token is the same; it may have been used or
+    :param message_id: asked twice for one mail, the token is the same; it may have been used or
         replaced in the meantime (`is_live`), and then there is nothing to mail.
     """
-    if job_id is not None and (earlier := of_job(job_id)) is not None:
+    if message_id is not None and (earlier := _of_message(message_id)) is not None:
         return earlier
     now = utcnow()
     older = (_table.c.user_id == user_id) & (_table.c.purpose == purpose)
@@ -90,16 +91,16 @@ def issue(
         email=email,
         epoch=epoch,
         expires_at=now + timedelta(seconds=lifetime_seconds),
-        job_id=job_id,
+        job_id=message_id,
     )
     db.session.add(row)
     db.session.flush()
     return row
 
 
-def of_job(job_id: UUID) -> MailedToken | None:
-    """The token that a job issued in an earlier attempt, if it did."""
-    return db.session.scalar(sa.select(MailedToken).where(MailedToken.job_id == job_id))
+def _of_message(message_id: UUID) -> MailedToken | None:
+    """The token that was issued for a mail in an earlier attempt, if it was."""
+    return db.session.scalar(sa.select(MailedToken).where(MailedToken.job_id == message_id))
 
 
 def text_of(row: MailedToken) -> str:

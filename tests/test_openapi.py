@@ -17,11 +17,22 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from openapi_spec_validator import validate
 from schemathesis import checks
+from signed_events import (
+    TOPIC,
+    post_sendgrid,
+    post_sns,
+    sendgrid_public_key,
+    sns_certificate,
+    sns_signed,
+    sns_subscription,
+)
 from werkzeug.test import TestResponse
 
 from ghost import job
 from ghost.jobs import clock
 from ghost.jobs.schedules import Declaration
+from ghost.mail import sns
+from ghost.mail.sns import Certificates
 from ghost.models import utcnow
 from ghost.testing.background import Jobs, Mailbox
 from ghost.testing.clients import Client, log_in
@@ -122,7 +133,8 @@ def test_security_is_shown_where_a_login_is_needed_and_only_there(
     assert public == {
         "health.health", "health.live", "health.ready", "health.show_metrics", "auth.register",
         "auth.login", "auth.forgot_password", "auth.reset_password", "auth.verify_email",
-        "auth.resend_verification",
+        "auth.resend_verification", "mail_webhooks.take_sendgrid_events",
+        "mail_webhooks.take_ses_events",
     }  # fmt: skip
 
 
@@ -208,7 +220,21 @@ class World:
 
 
 @pytest.fixture
-def world(app: Flask, make_user: UserFactory, jobs: Jobs, mailbox: Mailbox) -> World:
+def app_config() -> Mapping[str, Any]:
+    """Settings without which some operations are not there."""
+    return {"mail": {"sendgrid_webhook_key": sendgrid_public_key(), "ses_topic": TOPIC}}
+
+
+@pytest.fixture
+def world(
+    app: Flask,
+    make_user: UserFactory,
+    jobs: Jobs,
+    mailbox: Mailbox,
+    monkeypatch: pytest.MonkeyPatch,
+) -> World:
+    # Not from the network, also where a generated message names a certificate.
+    monkeypatch.setattr(sns, "certificates", Certificates(lambda _url: sns_certificate(0)))
     return World(app, make_user, jobs, mailbox)
 
 
@@ -291,6 +317,15 @@ def _a_schedule(world: World) -> str:
     return "sample"
 
 
+SUPPRESSIONS = "/api/v1/mail/suppressions"
+
+
+def _a_suppression(world: World) -> str:
+    """Suppress an address; gives the id."""
+    response = world.boss().post(SUPPRESSIONS, json={"email": world.address()})
+    return str(response.json["data"]["id"])
+
+
 HAPPY: dict[str, Callable[[World], TestResponse]] = {
     "health.live": lambda world: world.client().get("/health/live"),
     "health.ready": lambda world: world.client().get("/health/ready"),
@@ -345,6 +380,26 @@ HAPPY: dict[str, Callable[[World], TestResponse]] = {
     ),
     "schedules.update_schedule": lambda world: world.boss().patch(
         f"{JOBS}/schedules/{_a_schedule(world)}", json={"enabled": False}
+    ),
+    "mail_templates.list_all": lambda world: world.boss().get("/api/v1/mail/templates"),
+    "mail_templates.preview_template": lambda world: world.boss().post(
+        "/api/v1/mail/templates/password-changed/preview", json={"context": {}}
+    ),
+    "mail_suppressions.list_suppressions": lambda world: (
+        _a_suppression(world),
+        world.boss().get(f"{SUPPRESSIONS}?reason=manual&search=example"),
+    )[1],
+    "mail_suppressions.create_suppression": lambda world: world.boss().post(
+        SUPPRESSIONS, json={"email": world.address(), "details": "asked by phone"}
+    ),
+    "mail_suppressions.delete_suppression": lambda world: world.boss().delete(
+        f"{SUPPRESSIONS}/{_a_suppression(world)}"
+    ),
+    "mail_webhooks.take_sendgrid_events": lambda world: post_sendgrid(
+        world.client(), [{"event": "delivered", "email": "ada@example.org"}]
+    ),
+    "mail_webhooks.take_ses_events": lambda world: post_sns(
+        world.client(), sns_signed(sns_subscription())
     ),
     "roles.list_roles": lambda world: world.boss().get(ROLES),
     "roles.create_role": lambda world: world.boss().post(

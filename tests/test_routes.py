@@ -18,6 +18,8 @@ PUBLIC = {
     ("POST", "/api/v1/auth/reset-password"),
     ("POST", "/api/v1/auth/verify-email"),
     ("POST", "/api/v1/auth/resend-verification"),
+    ("POST", "/api/v1/mail/webhooks/sendgrid"),  # what is signed alone counts
+    ("POST", "/api/v1/mail/webhooks/ses"),
     ("GET", "/account/verify-email"),
     ("GET", "/account/reset-password"),
     ("GET", "/account/static/<>"),

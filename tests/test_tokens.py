@@ -172,10 +172,10 @@ def test_expired_tokens_are_deleted_by_the_next(user: User) -> None:
     assert left == {other.id, newer.id}
 
 
-def test_a_job_that_asks_twice_gets_the_same_token(user: User) -> None:
-    job_id = uuid7()
+def test_a_mail_that_is_tried_twice_has_the_same_token(user: User) -> None:
+    message_id = uuid7()
 
-    first, second = issue(user, job_id=job_id), issue(user, job_id=job_id)
+    first, second = issue(user, message_id=message_id), issue(user, message_id=message_id)
 
     assert tokens.text_of(first) == tokens.text_of(second)
     assert first.is_live

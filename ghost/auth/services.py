@@ -13,7 +13,8 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from ghost import tokens
-from ghost.auth import jobs, throttle
+from ghost.auth import throttle
+from ghost.auth.mails import send_password_changed
 from ghost.auth.models import Session
 from ghost.auth.sessions import Client, carry_over, is_live, open_session
 from ghost.auth.throttle import Throttled
@@ -36,7 +37,7 @@ from ghost.models import utcnow, uuid7
 from ghost.passwords import hash_password, is_outdated, validate_password, verify_password
 from ghost.prepared import PreparedRead
 from ghost.tokens import INVITATION, RESET_PASSWORD, VERIFY_EMAIL, MailedToken
-from ghost.users.jobs import send_verification
+from ghost.users.mails import send_verification
 from ghost.users.models import User
 from ghost.users.names import username_key
 from ghost.users.services import (
@@ -109,7 +110,7 @@ def register(
         email=email, username=username, full_name=full_name, password_hash=password_hash
     )
     session = open_session(user.id, user.session_epoch, client)
-    send_verification.enqueue(user.id)
+    send_verification(user)
     logger.bind(event="registered", user_id=str(user.id)).info("an account was registered")
     return user, session
 
@@ -288,7 +289,7 @@ def _set_password(user: User, password_hash: str) -> None:
     """Store a hash; sessions and mailed tokens end, and the owner is told."""
     user.password_hash = password_hash
     end_sessions(user)
-    jobs.send_password_changed.enqueue(user.id)
+    send_password_changed(user)
     logger.bind(event="password_changed", user_id=str(user.id)).warning("a password was changed")
 
 

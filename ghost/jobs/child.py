@@ -34,6 +34,7 @@ from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 from sqlalchemy.exc import SQLAlchemyError
 
 from ghost.jobs import runner
+from ghost.jobs.context import note_stop
 from ghost.jobs.entries import GhostQueue
 from ghost.jobs.models import FINISHED
 from ghost.jobs.process import adopt_orphans, end_with
@@ -151,6 +152,7 @@ class Child:
 
     def _stop(self, _signum: int, _frame: FrameType | None) -> None:
         self._is_stopped = True
+        note_stop()
 
     def _tell(self, *words: Any) -> None:
         line = orjson.dumps(words) + b"\n"

@@ -14,12 +14,22 @@ from werkzeug.local import LocalProxy
 from ghost.database import db
 from ghost.jobs.ledger import jobs, ledger
 from ghost.jobs.models import STARTED
-from ghost.logging import logger, redact_text
+from ghost.logging import logger, redact_text, request_id_var, user_id_var
 from ghost.redaction import storable
 
 # A loop may report each of its steps; not each is written.
 REPORT_SECONDS = 0.25
 MESSAGE_LENGTH = 200
+
+# Of this process; a plain variable, since a signal handler sets it.
+_is_stopping = False
+
+
+def note_stop() -> None:
+    """Let the job that runs in this process know that its worker stops."""
+    global _is_stopping
+    _is_stopping = True
+
 
 _report = (
     sa.update(jobs)
@@ -47,6 +57,14 @@ class RunningJob:
     created_by: UUID | None
     request_id: str | None
     _reported_at: float = field(default=0.0, repr=False)
+
+    @property
+    def is_to_stop(self) -> bool:
+        """Whether the worker stops: a long job enqueues what is left of its work, and returns.
+
+        One that does not is run to its end, or given back after `jobs.stop_timeout`.
+        """
+        return _is_stopping
 
     def progress(self, percent: float, message: str = "") -> None:
         """Tell how far the job is, for `GET /jobs/{id}`; a database that is away fails nothing.
@@ -90,3 +108,12 @@ current_job: RunningJob = LocalProxy(  # type: ignore[assignment]
         " not where it is called as a plain function."
     ),
 )
+
+
+def origin() -> tuple[UUID | None, str | None]:
+    """Who wants what happens here, and by which request: the caller, or the running job's."""
+    parent = running_job_var.get(None)
+    if parent is not None:
+        return parent.created_by, request_id_var.get()
+    user_id = user_id_var.get()
+    return UUID(user_id) if user_id else None, request_id_var.get()

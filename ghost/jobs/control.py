@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from flask import current_app
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
@@ -16,6 +17,7 @@ from ghost.errors import Conflict, NotFound
 from ghost.jobs import outbox, registry
 from ghost.jobs.models import AGAIN, CANCELED, FAILED, QUEUED, SCHEDULED, STARTED, Job
 from ghost.jobs.runner import LEASE_SECONDS, attempt_entry
+from ghost.jobs.signals import job_canceled
 from ghost.jobs.transport import Entry
 from ghost.logging import logger
 from ghost.models import utcnow
@@ -70,6 +72,11 @@ def cancel(job_id: UUID, owner_id: UUID | None = None) -> Job:
     db.session.flush()
     logger.bind(event="job_canceled", job=job.name, canceled_job_id=str(job.id)).warning(
         "a job was canceled"
+    )
+    job_canceled.send(
+        current_app._get_current_object(),  # type: ignore[attr-defined]
+        job_id=job.id,
+        name=job.name,
     )
     return job
 

@@ -18,10 +18,9 @@ from flask import Flask
 from ghost.config import Config, current_config
 from ghost.jobs import outbox
 from ghost.jobs.arguments import Arguments
-from ghost.jobs.context import running_job_var
+from ghost.jobs.context import origin
 from ghost.jobs.retries import Permanent
 from ghost.jobs.transport import Transport
-from ghost.logging import request_id_var, user_id_var
 from ghost.models import utcnow
 
 P = ParamSpec("P")
@@ -124,12 +123,7 @@ class JobFunction(Generic[P, R]):
         self, run_at: datetime | None, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> UUID:
         dumped = self.arguments.dump(args, kwargs)
-        parent = running_job_var.get(None)
-        if parent is not None:
-            created_by = parent.created_by
-        else:
-            user_id = user_id_var.get()
-            created_by = UUID(user_id) if user_id else None
+        created_by, request_id = origin()
         return outbox.add(
             run_at,
             name=self.name,
@@ -139,7 +133,7 @@ class JobFunction(Generic[P, R]):
             max_attempts=self.attempts,
             timeout_seconds=self.timeout_seconds or int(current_config().jobs.timeout),
             created_by=created_by,
-            request_id=request_id_var.get(),
+            request_id=request_id,
         )
 
 

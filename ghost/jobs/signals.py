@@ -25,3 +25,13 @@ job_failed = _signals.signal(
     Keywords: `job_id` (UUID), `name`, `error` (redacted text).
     """,
 )
+
+job_canceled = _signals.signal(
+    "job-canceled",
+    """A job is canceled, in the transaction of whoever does it: what a receiver writes by
+    `db.session` is committed with it, and a receiver that raises undoes it. The sender is the
+    application.
+
+    Keywords: `job_id` (UUID), `name`.
+    """,
+)

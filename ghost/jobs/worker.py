@@ -36,6 +36,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ghost.config import current_config
 from ghost.jobs import runner
+from ghost.jobs.context import note_stop
 from ghost.jobs.entries import GhostJob, GhostQueue
 from ghost.jobs.leases import LeaseKeeper
 from ghost.jobs.models import FAILED, FINISHED, RETRYING
@@ -386,9 +387,10 @@ class GhostWorker(Worker):
             self._is_horse = True
             random.seed()
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            # Whoever stops the service sends SIGTERM to all its processes: the parent decides.
+            # Whoever stops the service sends SIGTERM to all its processes: the parent decides, and
+            # the job may.
             # A handler, not SIG_IGN, which the programs that a job starts would inherit.
-            signal.signal(signal.SIGTERM, ignore)
+            signal.signal(signal.SIGTERM, hear_of_stop)
             app = self.find_application()
             outcome = runner.execute(app, attempt, lambda: self._time_limit(attempt))
             code = _EXIT_CODES[outcome]
@@ -479,5 +481,6 @@ def overrun(attempt: Claim) -> str:
     return f"the job overran its {attempt.timeout_seconds} s and was killed"
 
 
-def ignore(_signum: int, _frame: FrameType | None) -> None:
-    """Do nothing about a signal."""
+def hear_of_stop(_signum: int, _frame: FrameType | None) -> None:
+    """Let the job know of a signal, and do nothing else about it."""
+    note_stop()

@@ -16,7 +16,7 @@ from ghost.database import db, joined, lock_row
 from ghost.errors import Conflict, Forbidden, NotFound
 from ghost.fields import canonical_email
 from ghost.models import searched, utcnow
-from ghost.users.jobs import send_email_changed, send_invitation, send_verification
+from ghost.users.mails import send_email_changed, send_invitation, send_verification
 from ghost.users.models import User, UserRole
 from ghost.users.names import USERNAME, username_key
 from ghost.users.rights import may_act_on, may_grant
@@ -231,7 +231,7 @@ def create_user(
         raise MayNotAssign
     _require_grantable(actor, roles)
     user = add_user(email=email, username=username, full_name=full_name, roles=roles)
-    send_invitation.enqueue(user.id)
+    send_invitation(user)
     return user
 
 
@@ -322,7 +322,7 @@ def update_user(user: User, changes: Mapping[str, Any]) -> None:
         _raise_taken(error)
         raise
     if user.email != former_email:
-        send_email_changed.enqueue(user.id, former_email)
+        send_email_changed(user, former_email)
         confirm_address(user)
 
 
@@ -332,9 +332,9 @@ def confirm_address(user: User) -> None:
     Who never set a password is invited again: the first link ended with the former address.
     """
     if user.password_hash is None:
-        send_invitation.enqueue(user.id)
+        send_invitation(user)
     elif not user.is_verified:
-        send_verification.enqueue(user.id)
+        send_verification(user)
 
 
 def lock_for_roles(actor: Caller, user_id: UUID, roles: Sequence[str]) -> User:

@@ -1,4 +1,4 @@
-"""Mail without a database: a bare application that has a configuration, and SMTP servers."""
+"""Mail without a database, SMTP servers, and rows of mails that events are about."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from flask import Flask
+from recorded import MakeMessage
 from sinks import Scripted, Sink
 
 from ghost.config import Config
+from ghost.database import db
 from ghost.extensions import State
+from ghost.mail.models import MailMessage
+from ghost.mail.signals import mail_event
 
 Configured = Callable[..., Flask]
 
@@ -61,3 +66,32 @@ def make_scripted() -> Iterator[Callable[[Callable[[socket.socket], None]], Scri
             return server
 
         yield make
+
+
+@pytest.fixture
+def make_message(app: Flask) -> MakeMessage:
+    """Make the row of a mail that was sent: `make_message("ada@example.org", subject="Hi")`."""
+
+    def make(*to: str, **values: Any) -> UUID:
+        addresses = list(to) or ["ada@example.org"]
+        sent = {"status": "sent", "to": addresses, "accepted": addresses, "subject": "Hi"}
+        with app.app_context():
+            row = MailMessage(**sent | values)
+            db.session.add(row)
+            db.session.commit()
+            return row.id
+
+    return make
+
+
+@pytest.fixture
+def told(app: Flask) -> Iterator[list[dict[str, Any]]]:
+    """Collect what `mail_event` tells; what it is about has to be committed by then."""
+    heard: list[dict[str, Any]] = []
+
+    def hear(_app: Flask, **keywords: Any) -> None:
+        assert not db.session().in_transaction()
+        heard.append(keywords)
+
+    with mail_event.connected_to(hear, sender=app):
+        yield heard

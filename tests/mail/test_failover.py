@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from flask import Flask
-from sinks import Conversation, Scripted, Sink, hang_up, stay_silent
+from sinks import Conversation, Scripted, Sink, deliver, hang_up, stay_silent
 
 from ghost.config import current_config
 from ghost.jobs import Permanent
-from ghost.mail import Message, NotSent, deliver, outbox
+from ghost.mail import Message, NotSent, outbox
 from ghost.mail.providers import Unreachable, failover, open_provider
 
 pytestmark = pytest.mark.integration

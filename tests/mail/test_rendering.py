@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from jinja2 import TemplateNotFound, UndefinedError
 
 from ghost.mail import InvalidMessage, Message, Rendered, duration, render
-from ghost.mail.rendering import greeting_name
+from ghost.mail.rendering import TemplateFailed, UnknownTemplate, greeting_name
 
 pytestmark = pytest.mark.unit
 
@@ -217,14 +216,14 @@ def test_a_value_with_a_line_break_in_a_subject_is_refused_by_the_message(
 def test_there_is_no_mail_of_another_name(configured: Configured, template: str) -> None:
     configured()
 
-    with pytest.raises(TemplateNotFound):
+    with pytest.raises(UnknownTemplate):
         render(template, {})
 
 
 def test_a_missing_variable_is_an_error_not_a_gap(configured: Configured) -> None:
     configured()
 
-    with pytest.raises(UndefinedError, match="link"):
+    with pytest.raises(TemplateFailed, match="link"):
         render("reset-password", {"expires": "1 hour"})
 
 
@@ -234,5 +233,140 @@ def test_an_html_file_that_extends_a_missing_one_is_an_error(
     (folder / "reset-password.html").write_text('{% extends "lost.html" %}')
     configured(templates="mails")
 
-    with pytest.raises(TemplateNotFound, match="lost"):
+    with pytest.raises(TemplateFailed, match="lost"):
         render("reset-password", CONTEXTS["reset-password"])
+
+
+def test_a_text_is_made_from_the_html_where_there_is_none(
+    configured: Configured, folder: Path
+) -> None:
+    (folder / "shipped.subject.txt").write_text("Shipped")
+    (folder / "shipped.html").write_text('<p>See <a href="{{ link }}">where it is</a></p>')
+    configured(templates="mails")
+
+    rendered = render("shipped", {"link": LINK})
+
+    assert rendered.text == f"See where it is ({LINK})\n"
+
+
+def test_a_template_without_a_body_is_unknown(configured: Configured, folder: Path) -> None:
+    (folder / "shipped.subject.txt").write_text("Shipped")
+    configured(templates="mails")
+
+    with pytest.raises(UnknownTemplate, match="neither"):
+        render("shipped", {})
+
+
+def test_style_is_moved_to_the_elements_and_media_rules_stay(
+    configured: Configured, folder: Path
+) -> None:
+    (folder / "shipped.subject.txt").write_text("Shipped")
+    (folder / "shipped.html").write_text(
+        "<style>p { color: red } @media print { p { color: blue } }</style><p>{{ name }}</p>"
+    )
+    configured(templates="mails")
+
+    html = render("shipped", {"name": "<b>&</b>"}).html or ""
+
+    assert '<p style="color: red;">&lt;b&gt;&amp;&lt;/b&gt;</p>' in html
+    assert "@media print" in html
+
+
+def test_inlining_loads_nothing(configured: Configured, folder: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "secret.css"
+    sheet.write_text("p { color: purple }")
+    (folder / "shipped.subject.txt").write_text("Shipped")
+    (folder / "shipped.html").write_text(
+        f'<link rel="stylesheet" href="{sheet}"><link rel="stylesheet" href="file://{sheet}">'
+        "<style>b { color: red }</style><p>Hello</p>"
+    )
+    configured(templates="mails")
+
+    assert "purple" not in (render("shipped", {}).html or "")
+
+
+def test_elements_nested_too_deeply_are_an_error_and_no_crash(
+    configured: Configured, folder: Path
+) -> None:
+    (folder / "shipped.subject.txt").write_text("Shipped")
+    (folder / "shipped.html").write_text(
+        "<style>b { color: red }</style>{% for _ in range(50000) %}<div>{% endfor %}"
+    )
+    configured(templates="mails")
+
+    with pytest.raises(TemplateFailed, match="nested"):
+        render("shipped", {})
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__ }}",
+        "{{ thing.__init__.__globals__ }}",
+        "{{ thing | attr('__class__') }}",
+        "{{ 1 / 0 }}",
+        "{{ thing + 1 }}",
+        "{{ thing.missing }}",
+        "{{ thing",
+        "{{ 'x' * 3000000 }}",
+        "{% for _ in range(1000000) %}{% endfor %}",
+    ],
+)
+def test_a_mistake_or_a_trick_is_one_kind_of_error(
+    configured: Configured, folder: Path, source: str
+) -> None:
+    (folder / "shipped.subject.txt").write_text("Shipped")
+    (folder / "shipped.txt").write_text(source)
+    configured(templates="mails")
+
+    with pytest.raises(TemplateFailed) as caught:
+        render("shipped", {"thing": object()})
+
+    assert list(caught.value.details or {}) == ["json"]
+
+
+# --- Images ---------------------------------------------------------------------------------------
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
+
+
+def _with_image(folder: Path, *names: str) -> None:
+    (folder / "shipped.subject.txt").write_text("Shipped")
+    shown = "".join(f"<img src=\"{{{{ inline_image('{name}') }}}}\">" for name in names)
+    (folder / "shipped.html").write_text(shown)
+
+
+def test_an_image_travels_once_however_often_it_is_shown(
+    configured: Configured, folder: Path
+) -> None:
+    (folder / "logo.png").write_bytes(PNG)
+    _with_image(folder, "logo.png", "logo.png")
+    configured(templates="mails")
+
+    rendered = render("shipped", {})
+
+    [image] = rendered.images
+    assert (image.filename, image.content, image.content_type) == ("logo.png", PNG, "image/png")
+    assert (rendered.html or "").count(f'src="cid:{image.content_id}"') == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../logo.png", "/etc/passwd", "a/../../logo.png", "logo.svg", "none.png", "fake.png",
+        "large.png", ".hidden.png", "link.png", "",
+    ],
+)  # fmt: skip
+def test_an_image_is_a_small_picture_of_the_folder(
+    configured: Configured, folder: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "logo.png").write_bytes(PNG)
+    (folder / "fake.png").write_bytes(b"<svg>")
+    (folder / "large.png").write_bytes(PNG + bytes(1024 * 1024))
+    (folder / ".hidden.png").write_bytes(PNG)
+    (folder / "link.png").symlink_to(tmp_path / "logo.png")
+    _with_image(folder, name)
+    configured(templates="mails")
+
+    with pytest.raises(TemplateFailed, match="image"):
+        render("shipped", {})

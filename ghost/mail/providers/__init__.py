@@ -8,7 +8,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from ghost.config import Config
 from ghost.config_mail import read_sendgrid_url, read_ses_url, read_smtp_url
-from ghost.mail.providers.base import Delivery, NotSent, Provider, Unreachable
+from ghost.mail.providers.base import Delivery, NotSent, Provider, Refused, Unreachable
 from ghost.mail.providers.failover import FailoverProvider
 from ghost.mail.providers.local import ConsoleProvider, FileProvider, MemoryProvider, outbox
 from ghost.mail.providers.sendgrid import SendGridProvider
@@ -18,6 +18,7 @@ __all__ = [
     "Delivery",
     "NotSent",
     "Provider",
+    "Refused",
     "Unreachable",
     "open_provider",
     "outbox",
