@@ -107,6 +107,8 @@ def test_a_field_with_a_harmless_name_is_shown(log: Log, name: str) -> None:
         ("postgresql+psycopg2://app:hunter2@db:5432/x", "hunter2"),
         ("redis://:hunter2@cache:6379/0", "hunter2"),
         ("smtp://me:p@ss/hunter2@mail:587?tls=starttls", "hunter2"),
+        ("sendgrid://hunter2@api.eu.sendgrid.com", "hunter2"),
+        ("sent with SG.abcdefghijkl.hunter2hunter2", "hunter2"),
         ("GET /verify?token=hunter2&x=1", "hunter2"),
         ("https://x.example/account/reset-password#token=hunter2", "hunter2"),
         ("/callback?code=hunter2", "hunter2"),
