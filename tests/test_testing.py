@@ -16,6 +16,7 @@ import flask
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from ghost.users.jobs import send_verification
 from redis import Redis as RedisClient
 from redis.exceptions import RedisError
 
@@ -28,7 +29,6 @@ from ghost.testing.databases import TestDatabase
 from ghost.testing.factories import UserFactory
 from ghost.testing.servers import PostgreSQL, Redis
 from ghost.testing.smtp import SMTPServer
-from ghost.users.jobs import send_verification
 from ghost.users.models import User
 
 pytestmark = pytest.mark.integration

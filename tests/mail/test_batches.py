@@ -19,7 +19,7 @@ from ghost.jobs.models import Job
 from ghost.jobs.sweep import settle_killed
 from ghost.mail import MailBatch, MailMessage, mail_failed, mail_sent
 from ghost.mail.batches import cancel_batch, get_batch, send_bulk
-from ghost.mail.suppression import suppress, suppressed
+from ghost.mail.suppression import suppress
 from ghost.models import utcnow
 from ghost.testing.background import Jobs, Mailbox
 from ghost.testing.clients import Client
@@ -502,6 +502,30 @@ def test_a_worker_that_stops_gives_the_batch_back(
     assert len(mailbox) == 0
     jobs.run_all()
     assert statuses(batch) == ["sent", "sent"]
+
+
+@pytest.mark.only_on("postgresql")
+def test_an_outcome_outlives_the_connection_to_the_database(
+    session: Any, jobs: Jobs, mailbox: Mailbox
+) -> None:
+    batch = send_bulk("news", people("ada", "grace", "alan"))
+    session.commit()
+    cut = []
+
+    def cut_it(_app: Any, **_values: Any) -> None:
+        if not cut:
+            others = (
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND query LIKE 'EXECUTE ghost%'"
+            )
+            cut.append(len(db.session.execute(sa.text(others)).all()))
+
+    with mail_sent.connected_to(cut_it):
+        jobs.run_all()
+
+    assert cut[0] >= 1
+    assert [message.attempts for message in messages_of(batch)] == [1, 1, 1]
+    assert len(mailbox) == 3
 
 
 # --- Canceling ------------------------------------------------------------------------------------
