@@ -43,6 +43,7 @@ from ghost.mail.batch_views import bp as mail_batches_bp
 from ghost.mail.cli import mail_group
 from ghost.mail.suppression_views import bp as mail_suppressions_bp
 from ghost.mail.template_views import bp as mail_templates_bp
+from ghost.mail.views import bp as mail_bp
 from ghost.mail.webhook_views import bp as mail_webhooks_bp
 from ghost.secrets import derived_key
 from ghost.users.cli import users_group
@@ -62,7 +63,7 @@ PERMISSIONS = {
 }
 OWN_BLUEPRINTS = (
     health_bp, docs_bp, auth_bp, users_bp, roles_bp, jobs_bp, schedules_bp, pages_bp,
-    mail_templates_bp, mail_batches_bp, mail_suppressions_bp, mail_webhooks_bp,
+    mail_bp, mail_templates_bp, mail_batches_bp, mail_suppressions_bp, mail_webhooks_bp,
 )  # fmt: skip
 EXPOSED_HEADERS = (
     "ETag", "Idempotent-Replayed", "Location", "Retry-After", "X-RateLimit-Limit",

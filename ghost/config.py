@@ -406,10 +406,11 @@ def _find_unsafe_settings(reading: Reading) -> Iterator[tuple[str, str]]:
         yield "database.url", "not be SQLite, unless database.allow_sqlite is true"
     if reading.get("redis.url") is None and reading.is_right("redis.url"):
         yield "redis.url", "be set (REDIS_URL)"
-    if reading.get("mail.url") in ("console://", "memory://"):  # nobody would get the mails
-        yield "mail.url", f"not be {reading.get('mail.url')} (set MAIL_URL)"
-    if _sends_password_in_clear(reading.get("mail.url")):
-        yield "mail.url", "be smtps:// or have ?tls=starttls to carry a password"
+    for name, cure in (("mail.url", " (set MAIL_URL)"), ("mail.fallback_url", "")):
+        if reading.get(name) in ("console://", "memory://"):  # nobody would get the mails
+            yield name, f"not be {reading.get(name)}{cure}"
+        if _sends_password_in_clear(reading.get(name)):
+            yield name, "be smtps:// or have ?tls=starttls to carry a password"
     if (reading.get("auth.bcrypt_rounds") or 12) < 12:
         yield "auth.bcrypt_rounds", "be at least 12"
     for name in ("auth.verify_link", "auth.reset_link", "auth.invite_link"):

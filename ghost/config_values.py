@@ -17,7 +17,7 @@ import limits
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from ghost.config_mail import read_smtp_url
+from ghost.config_mail import read_sendgrid_url, read_ses_url, read_smtp_url
 from ghost.config_schedules import ScheduleSetting, WrongEntry, read_schedule
 
 WORD = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62}[A-Za-z0-9])?")
@@ -25,6 +25,8 @@ _HOST_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
 DOTTED_WORD = re.compile(r"[A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*)*", re.ASCII)
 DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*(?::[A-Za-z_]\w*)?", re.ASCII)
 _URL_PASSWORD = re.compile(r"^([A-Za-z0-9+.-]+://[^:/@?]*):.*@", re.DOTALL)
+# SendGrid's key stands where a user would.
+_URL_KEY = re.compile(r"(?i)^(sendgrid://)(?:.*@|[^/?#]*)", re.DOTALL)
 _QUERY_PASSWORD = re.compile(r"(?i)([?&][^=&]*(?:pass|secret|token|key)[^=&]*=)[^&#]*")
 
 
@@ -42,7 +44,8 @@ class Mismatch(Exception):
 def mask_url(url: str) -> str:
     """Return the URL with every password in it replaced by stars."""
     # Up to the last @: a password may hold an unescaped one, and hiding too much does no harm.
-    return _QUERY_PASSWORD.sub(r"\1***", _URL_PASSWORD.sub(r"\1:***@", url))
+    url = _URL_PASSWORD.sub(r"\1:***@", _URL_KEY.sub(r"\1***@", url))
+    return _QUERY_PASSWORD.sub(r"\1***", url)
 
 
 def describe(value: object, *, hidden: bool) -> str:
@@ -592,8 +595,8 @@ class MailUrl(Url):
     def __init__(self) -> None:
         super().__init__(
             "a URL of the form smtp://user:password@host:587?tls=starttls, smtps://host, "
-            "file:///folder or console://",
-            ("smtp", "smtps", "file", "console", "memory"),
+            "ses://region, sendgrid://key@, file:///folder or console://",
+            ("smtp", "smtps", "ses", "sendgrid", "file", "console", "memory"),
         )
 
     def check_parts(self, text: str, parts: SplitResult, root: Path) -> str:
@@ -609,7 +612,12 @@ class MailUrl(Url):
                 raise Mismatch("file:///folder")
             return f"file://{quote(str(resolve_path(path, root)))}"
         try:
-            read_smtp_url(parts, root)
+            if parts.scheme == "ses":
+                read_ses_url(parts)
+            elif parts.scheme == "sendgrid":
+                read_sendgrid_url(parts)
+            else:
+                read_smtp_url(parts, root)
         except ValueError as error:
             raise Mismatch(str(error)) from None
         return text

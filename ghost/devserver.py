@@ -113,11 +113,22 @@ def announcement(config: Config, server: EmbeddedServer | None) -> str:
 
 def describe_mail(config: Config) -> str:
     """Say where mail goes, without the credentials."""
-    parts = urlsplit(config.mail.url)
+    description = _describe_mail_url(config.mail.url)
+    if config.mail.fallback_url:
+        description += f"; else {_describe_mail_url(config.mail.fallback_url)}"
+    return description
+
+
+def _describe_mail_url(url: str) -> str:
+    parts = urlsplit(url)
     if parts.scheme == "console":
         return "printed here by the worker"
     if parts.scheme == "file":
         return f"files in {parts.netloc}{parts.path}"
+    if parts.scheme == "ses":
+        return f"sent through Amazon SES in {parts.hostname}"
+    if parts.scheme == "sendgrid":
+        return "sent through SendGrid"
     return f"sent through {parts.hostname or parts.scheme}"
 
 

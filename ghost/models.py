@@ -48,6 +48,12 @@ def uuid7() -> UUID:
     )
 
 
+def first_uuid7(moment: datetime) -> UUID:
+    """The least UUID version 7 of a time: keys below it were made before."""
+    millisecond = int(moment.timestamp() * 1000)
+    return UUID(int=(millisecond & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | 0b10 << 62)
+
+
 def _renew_lock() -> None:
     """In a forked child: another thread of the parent may have held the lock."""
     global _lock

@@ -72,6 +72,7 @@ _SIGNS = (
     "digest ",
     "ghost_",
     "://",
+    "sg.",
     "token",
     "passw",
     "passphrase",
@@ -150,6 +151,9 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
         ),
         rf"\1\2{HIDDEN}",
     ),
+    # SendGrid's key, alone and where a URL has its user.
+    (re.compile(r"\bSG\.[\w-]{10,}+\.[\w-]{10,}+"), HIDDEN),
+    (re.compile(r"(?i)(sendgrid://)[^\s@/]++@"), rf"\1{HIDDEN}@"),
     # What the database and its driver say about rows.
     (re.compile(r"\[parameters: [^\n]*+"), f"[parameters: {HIDDEN}]"),
     (re.compile(r"(?is)(failing row contains )\(.*?(?=\n\[SQL: |\Z)"), rf"\1({HIDDEN})"),

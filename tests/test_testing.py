@@ -16,7 +16,6 @@ import flask
 import pytest
 import sqlalchemy as sa
 from flask import Flask
-from ghost.users.jobs import send_verification
 from redis import Redis as RedisClient
 from redis.exceptions import RedisError
 
@@ -29,6 +28,7 @@ from ghost.testing.databases import TestDatabase
 from ghost.testing.factories import UserFactory
 from ghost.testing.servers import PostgreSQL, Redis
 from ghost.testing.smtp import SMTPServer
+from ghost.users.mails import send_verification
 from ghost.users.models import User
 
 pytestmark = pytest.mark.integration
@@ -258,7 +258,7 @@ class TestRealWorker:
     def test_a_real_worker_runs_what_waits(
         self, session: Any, make_user: UserFactory, jobs: Jobs
     ) -> None:
-        send_verification.enqueue(make_user(is_verified=False).id)
+        send_verification(make_user(is_verified=False))
         session.commit()
 
         jobs.work()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from ghost import tokens
-from ghost.auth import throttle
-from ghost.auth.mails import send_reset
+from ghost.auth import mails, throttle
 from ghost.database import db, lock_row
 from ghost.jobs import job
 from ghost.logging import logger
@@ -18,11 +17,11 @@ HOUR_SECONDS = 3600
 
 
 @job
-def request_reset(email: str) -> None:
+def send_reset(email: str) -> None:
     """Have a reset link mailed to an address, if it has an account."""
     user = _locked(email)
     if user is not None and _may_be_mailed(user, tokens.RESET_PASSWORD):
-        send_reset(user)
+        mails.send_reset(user)
 
 
 @job

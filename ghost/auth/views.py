@@ -137,7 +137,7 @@ def forgot_password(data: dict[str, Any]) -> APIResponse:
 
     The answer is the same whether the address has an account or not.
     """
-    jobs.request_reset.enqueue(data["email"])
+    jobs.send_reset.enqueue(data["email"])
     db.session.commit()
     return APIResponse(message="If there is such an account, a mail is on its way.")
 

@@ -35,8 +35,8 @@ messages: Any = MailMessage.__table__
 batches: Any = MailBatch.__table__
 
 _columns = (
-    "id", "attempts", "template", "locale", "composer", "context", "sender", "to", "reply_to",
-    "headers", "subject", "text", "html", "accepted", "refused", "created_at",
+    "id", "attempts", "template", "locale", "composer", "context", "sender", "to", "cc",
+    "bcc", "reply_to", "headers", "subject", "text", "html", "accepted", "refused", "created_at",
 )  # fmt: skip
 _of_batch = (messages.c.batch_id == sa.bindparam("batch"), messages.c.job_id.is_(None))
 _waiting = sa.select(*(messages.c[name] for name in _columns)).where(

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import undefer
 
 from ghost.config import Config, current_config
-from ghost.database import db
+from ghost.database import db, lock_row
 from ghost.jobs import Permanent
 from ghost.logging import redact_text
 from ghost.mail.composers import find_composer
@@ -141,10 +141,7 @@ def prepare(row: MailMessage, attachments: Iterable[Attachment] = ()) -> Attempt
         )
         _write(row.id, row.attempts, outcome)
         return outcome
-    message = replace(
-        message_of(row, rendered),
-        to=[address for address in map(Address.parse, row.to) if address.email in left],
-    )
+    message = replace(message_of(row, rendered, attachments), envelope=left)
     return Attempt(row.id, row.attempts, message, tuple(row.accepted), refused)
 
 
@@ -165,8 +162,13 @@ def content_of(row: MailMessage) -> Rendered | None:
     return Rendered(row.subject or "", row.text or "", row.html)
 
 
-def message_of(row: MailMessage, rendered: Rendered) -> Message:
-    """The message to all recipients of a row, with its sender and its Message-ID."""
+def message_of(
+    row: MailMessage, rendered: Rendered, attachments: Iterable[Attachment] = ()
+) -> Message:
+    """The message to all recipients of a row, with its sender and its Message-ID.
+
+    :param attachments: those that the row holds, besides the images that were rendered with it.
+    """
     sender = Address.parse(row.sender, "sender") if row.sender else sender_of(current_config())
     return Message(
         to=row.to,
@@ -177,6 +179,10 @@ def message_of(row: MailMessage, rendered: Rendered) -> Message:
         message_id=f"<{row.id}@{sender.domain}>",
         sender=sender,
         date=row.created_at,
+        cc=row.cc,
+        bcc=row.bcc,
+        reply_to=row.reply_to,
+        attachments=[*attachments, *rendered.images],
     )
 
 
@@ -240,7 +246,7 @@ def after_failure(attempt: Attempt, error: NotSent | Permanent, *, is_last: bool
     words = clean_words(str(error))
     if isinstance(error, NotSent) and not is_last:
         return Outcome(SENDING, attempt.accepted, attempt.refused, words, again=error)
-    refused = {**attempt.refused, **dict.fromkeys(attempt.message.recipients, words)}
+    refused = {**attempt.refused, **dict.fromkeys(attempt.message.destinations, words)}
     if attempt.accepted:  # by others, in an earlier attempt
         return Outcome(SENT, attempt.accepted, refused)
     return Outcome(FAILED, (), refused, words)
@@ -267,7 +273,8 @@ def record(attempt: Attempt, outcome: Outcome) -> bool:
     """
     if not _write(attempt.row_id, attempt.number, outcome):
         return False
-    for email, words in outcome.refused.items():
+    # In order: two workers that lock the same addresses wait for each other, and that is all.
+    for email, words in sorted(outcome.refused.items()):
         if email not in attempt.refused and has_no_mailbox(words):
             suppress(email, BOUNCED, words)
     return True
@@ -310,3 +317,20 @@ def fail(message_id: UUID, job_id: UUID, error: str) -> None:
             updated_at=utcnow(),
         )
     )
+
+
+def fail_of_job(job_id: UUID, error: str) -> UUID | None:
+    """Record that a message whose job is over was not sent; the caller commits.
+
+    :returns: the message, if one was still open. Who had got it in an earlier attempt keeps it:
+        it is `sent` then.
+    """
+    is_open = sa.and_(MailMessage.job_id == job_id, MailMessage.status.in_(OPEN))
+    row = db.session.scalar(lock_row(sa.select(MailMessage).where(is_open)))
+    if row is None:
+        return None
+    row.status = SENT if row.accepted else FAILED
+    row.sent_at = utcnow() if row.accepted else None
+    row.error = clean_words(error)
+    db.session.flush()
+    return row.id

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 from ghost.config import current_config
 from ghost.database import db
 from ghost.jobs import Permanent, current_job, job
+from ghost.jobs.signals import job_canceled, job_failed
 from ghost.logging import logger
 from ghost.mail import delivery, signals
 from ghost.mail.models import FAILED, SENT
 from ghost.mail.providers import open_provider
+
+CANCELED = "The job that sends this mail was canceled."
 
 
 def mail_attempts() -> int:
@@ -51,6 +55,23 @@ def deliver(message_id: UUID) -> None:
         raise outcome.again
     if outcome.status == FAILED:
         raise Permanent(outcome.error or "")
+
+
+@job_canceled.connect
+def _cancel_with_job(_app: Any, *, job_id: UUID, name: str) -> None:
+    """End the message whose job is canceled; one that is being sent may still arrive."""
+    if name == deliver.name:
+        delivery.fail_of_job(job_id, CANCELED)
+
+
+@job_failed.connect
+def _fail_with_job(_app: Any, *, job_id: UUID, name: str, error: str) -> None:
+    """End the message whose job is put aside: killed too often, or never run at all."""
+    if name == deliver.name:
+        row_id = delivery.fail_of_job(job_id, error)
+        db.session.commit()
+        if row_id is not None:
+            signals.tell(signals.mail_failed, row_id=row_id, error=error)
 
 
 def _give_up(message_id: UUID, error: str) -> None:

@@ -17,6 +17,7 @@ from ghost.mail import mime
 from ghost.network import ascii_domain
 
 MAX_HEADER_CHARACTERS = 900
+MAX_ADDRESS_CHARACTERS = 254  # RFC 5321, section 4.5.3.1.3, without the angle brackets
 MAX_HEADERS = 50
 MAX_QUOTED = 100  # characters of a name
 MAX_FILENAME_CHARACTERS = 255
@@ -109,9 +110,12 @@ class Address:
         if not at or not _LOCAL_PART.match(local):
             raise InvalidMessage(field_name, "Not a valid e-mail address.")
         try:
-            return cls(f"{local}@{ascii_domain(domain)}", name)
+            address = cls(f"{local}@{ascii_domain(domain)}", name)
         except (ValueError, UnicodeError) as error:  # idna's error is a UnicodeError
             raise InvalidMessage(field_name, "Not a valid e-mail address.") from error
+        if len(address.email) > MAX_ADDRESS_CHARACTERS:
+            raise InvalidMessage(field_name, "Not a valid e-mail address.")
+        return address
 
     @property
     def domain(self) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, cast
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from ghost.models import Model, TimestampMixin
+from ghost.config import current_config
+from ghost.models import Model, TimestampMixin, first_uuid7
+from ghost.retention import delete_when
 
 QUEUED, SENDING, SENT, FAILED = "queued", "sending", "sent", "failed"
 STATUSES = (QUEUED, SENDING, SENT, FAILED)
@@ -138,3 +140,25 @@ class MailPace(TimestampMixin, Model):
 
     name: Mapped[str] = mapped_column(sa.String(50), unique=True)
     next_at: Mapped[datetime]
+
+
+def _made_before(now: datetime, column: Any) -> sa.ColumnElement[bool]:
+    """Whether a row is older than `mail.retention`: keys begin with their time."""
+    oldest = now - timedelta(seconds=current_config().mail.retention)
+    return cast(sa.ColumnElement[bool], column < first_uuid7(oldest))
+
+
+def _is_old_message(now: datetime) -> sa.ColumnElement[bool]:
+    table: Any = MailMessage.__table__
+    return sa.and_(_made_before(now, table.c.id), table.c.status.not_in(OPEN))
+
+
+def _is_old_batch(now: datetime) -> sa.ColumnElement[bool]:
+    table: Any = MailBatch.__table__
+    messages: Any = MailMessage.__table__
+    has_messages = sa.exists().where(messages.c.batch_id == table.c.id)
+    return sa.and_(_made_before(now, table.c.id), ~has_messages)
+
+
+delete_when(MailMessage, _is_old_message)
+delete_when(MailBatch, _is_old_batch)

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import mimetypes
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from ghost.config import current_config
+import sqlalchemy as sa
+
+from ghost.config import Config, current_config
 from ghost.database import db
 from ghost.errors import Conflict, NotFound
 from ghost.jobs.context import origin
 from ghost.mail.composers import find_composer
 from ghost.mail.delivery import sender_of
 from ghost.mail.jobs import deliver
-from ghost.mail.messages import Address, AddressLike, Attachment, Message
+from ghost.mail.messages import (
+    Address,
+    AddressLike,
+    Attachment,
+    InvalidMessage,
+    Message,
+    Recipients,
+)
 from ghost.mail.models import FAILED, QUEUED, MailAttachment, MailMessage
-from ghost.mail.rendering import Rendered, render
+from ghost.mail.plaintext import to_text
+from ghost.mail.rendering import SECURITY_TEMPLATES, Rendered, UnknownTemplate, render
 from ghost.models import uuid7
 
-Recipients = AddressLike | Sequence[AddressLike]
 AttachmentLike = Attachment | Path | tuple[str, bytes]
-
-UNKNOWN_TYPE = "application/octet-stream"
 
 
 def send_mail(
@@ -54,7 +60,8 @@ def send_mail(
     :param sender: instead of `mail.sender`.
     :returns: the row, `queued`, with its `id` and `job_id`.
     :raises InvalidMessage: something must not stand in a mail, or a limit is passed.
-    :raises jinja2.TemplateError: there is no such template, or the context lacks a variable.
+    :raises UnknownTemplate: there is no such template.
+    :raises TemplateFailed: the context lacks a variable, or the template fails with it.
     """
     return _add(
         render(template, context, locale=locale),
@@ -89,6 +96,8 @@ def send_text(
 
     :raises InvalidMessage: something must not stand in a mail, or a limit is passed.
     """
+    if text is None and html is not None:
+        text = to_text(html)
     return _add(
         Rendered(subject, text or "", html),
         attachments,
@@ -100,6 +109,57 @@ def send_text(
         send_at=send_at,
         sender=sender,
     )
+
+
+def send(
+    *,
+    template: str | None = None,
+    context: Mapping[str, Any] | None = None,
+    locale: str | None = None,
+    subject: str = "",
+    text: str | None = None,
+    html: str | None = None,
+    attachments: Iterable[UUID] = (),
+    **options: Any,
+) -> MailMessage:
+    """Send what somebody outside asks for: a template with data, or a text.
+
+    :param attachments: ids of files.
+    :param options: `to`, `cc`, `bcc`, `reply_to`, `headers` and `send_at`, as of `send_mail`.
+    :raises UnknownTemplate: there is none, or it is one of Ghost's security mails, which would
+        be believed whatever they say.
+    :raises InvalidMessage: something must not stand in a mail, or a limit is passed.
+    """
+    for _ in attachments:
+        raise InvalidMessage("attachments", "There is no such file.")
+    if template is None:
+        return send_text(subject=subject, text=text, html=html, **options)
+    if template in SECURITY_TEMPLATES:
+        raise UnknownTemplate(f"{template!r} is a security mail: only Ghost itself sends it.")
+    return send_mail(template=template, context=context or {}, locale=locale, **options)
+
+
+def list_messages(
+    status: str | None = None, batch_id: UUID | None = None
+) -> sa.Select[tuple[MailMessage]]:
+    """Select messages, the newest first."""
+    statement = sa.select(MailMessage).order_by(MailMessage.id.desc())
+    if status is not None:
+        statement = statement.where(MailMessage.status == status)
+    if batch_id is not None:
+        statement = statement.where(MailMessage.batch_id == batch_id)
+    return statement
+
+
+def get_message(message_id: UUID) -> MailMessage:
+    """Return a message.
+
+    :raises NotFound: there is none.
+    """
+    row = db.session.get(MailMessage, message_id)
+    if row is None:
+        raise NotFound
+    return row
 
 
 def send_secure_mail(composer: str, to: AddressLike, ids: Mapping[str, Any]) -> MailMessage:
@@ -148,7 +208,6 @@ def _add(
     template: str | None = None,
     locale: str | None = None,
 ) -> MailMessage:
-    files = [*map(_read, attachments), *rendered.images]
     config = current_config()
     message = Message(
         to=to,
@@ -157,12 +216,17 @@ def _add(
         html=rendered.html,
         headers=headers or {},
         sender=sender or sender_of(config),
+        cc=cc,
+        bcc=bcc,
+        reply_to=reply_to,
+        attachments=[*map(_read, attachments), *rendered.images],
     )
+    _check_limits(message, config)
     row = MailMessage(
         to=[str(address) for address in message.addresses],
-        cc=[],
-        bcc=[],
-        reply_to=[],
+        cc=[str(address) for address in message.cc_addresses],
+        bcc=[str(address) for address in message.bcc_addresses],
+        reply_to=[str(address) for address in message.reply_addresses],
         headers=dict(message.headers),
         sender=str(message.sender_address) if sender else None,
         subject=message.subject,
@@ -171,9 +235,21 @@ def _add(
         template=template,
         locale=locale,
         send_at=send_at,
-        attachments=[_row_of(file, position) for position, file in enumerate(files)],
+        attachments=[_row_of(file, position) for position, file in enumerate(message.attachments)],
     )
     return _insert(row)
+
+
+def _check_limits(message: Message, config: Config) -> None:
+    limits = config.mail
+    if len(message.recipients) > limits.max_recipients:
+        raise InvalidMessage("to", f"There are more than {limits.max_recipients} recipients.")
+    if len(message.attachments) > limits.max_attachments:
+        raise InvalidMessage("attachments", f"There are more than {limits.max_attachments} files.")
+    bodies = len(message.text.encode()) + len((message.html or "").encode())
+    size = bodies + sum(len(file.content) for file in message.attachments)
+    if size > limits.max_size:
+        raise InvalidMessage("attachments", f"The mail is larger than {limits.max_size} bytes.")
 
 
 def _insert(row: MailMessage) -> MailMessage:
@@ -198,11 +274,10 @@ def _read(attachment: AttachmentLike) -> Attachment:
 
 
 def _row_of(file: Attachment, position: int) -> MailAttachment:
-    kind = file.content_type or mimetypes.guess_type(file.filename)[0] or UNKNOWN_TYPE
     return MailAttachment(
         position=position,
         filename=file.filename,
-        content_type=kind,
+        content_type=file.kind,
         content_id=file.content_id,
         size=len(file.content),
         content=file.content,

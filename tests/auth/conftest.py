@@ -14,7 +14,6 @@ from loguru import logger
 
 from ghost.database import db_manager
 from ghost.jobs import runner
-from ghost.jobs.models import Job
 from ghost.mail import Message, outbox
 
 
@@ -66,22 +65,11 @@ def run_sql(app: Flask) -> Callable[..., list[Any]]:
 
 @pytest.fixture
 def work(app: Flask) -> Callable[[], list[str]]:
-    """Run every waiting job as a worker does; gives their outcomes."""
+    """Run every waiting job, and those that they enqueue; gives their outcomes."""
 
     def work() -> list[str]:
-        outcomes = []
         with app.app_context():
-            with db_manager.connection() as connection:
-                waiting = connection.execute(
-                    sa.select(Job.id, Job.attempts)
-                    .where(Job.finished_at.is_(None))
-                    .order_by(Job.id)
-                ).all()
-            claims = [runner.claim(job_id, attempts + 1) for job_id, attempts in waiting]
-        for claim in claims:
-            assert claim is not None
-            outcomes.append(runner.execute(app, claim))
-        return outcomes
+            return [outcome for _, outcome in runner.run_waiting()]
 
     return work
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,21 @@ from typing import Any
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 
+from ghost.config import current_config
+from ghost.mail.delivery import sender_of
+from ghost.mail.messages import Message
+from ghost.mail.providers import Delivery, open_provider
+from ghost.models import uuid7
+
 CERTIFICATES = Path(__file__).parent / "certificates"
+
+
+def deliver(message: Message) -> Delivery:
+    """Send one message through the configured provider, without a row."""
+    sender = message.sender or sender_of(current_config())
+    message_id = message.message_id or f"<{uuid7()}@app.example.com>"
+    with open_provider(current_config()) as provider:
+        return provider.send(replace(message, sender=sender, message_id=message_id))
 
 
 def server_context(certificate: str) -> ssl.SSLContext:

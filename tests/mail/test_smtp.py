@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 from flask import Flask
 from flask_mail import email_dispatched
-from loguru import logger
-from sinks import CERTIFICATES, Scripted, Sink, drip, hang_up, stay_silent
+from sinks import CERTIFICATES, Scripted, Sink, deliver, drip, hang_up, stay_silent
 
 from ghost.extensions import mail
 from ghost.jobs import Permanent
-from ghost.mail import Message, NotSent, deliver
+from ghost.mail import Message, NotSent
 from ghost.mail.providers import provider_for
 from ghost.mail.providers.smtp import OVERALL_FACTOR
 
@@ -257,19 +256,12 @@ def test_one_refused_recipient_of_three_is_reported_and_the_others_get_it(
 ) -> None:
     sink = make_sink(answers={BOB: "550 unknown"})
     configured(url=sink.url())
-    logged: list[str] = []
-    sink_id = logger.add(
-        lambda line: logged.append(str(line)), level="WARNING", format="{message}{extra}"
-    )
 
     delivery = deliver(to(ADA, BOB, EVE))
 
-    logger.remove(sink_id)
     assert delivery.accepted == (ADA, EVE)
     assert delivery.refused == {BOB: "550 unknown"}
     assert sink.recipients == [ADA, EVE]
-    assert "refused some recipients" in logged[0]
-    assert BOB in logged[0]
 
 
 def test_one_hopeful_recipient_makes_a_full_refusal_worth_another_attempt(

@@ -13,6 +13,7 @@ from werkzeug.test import TestResponse
 
 from ghost.database import db
 from ghost.jobs.ledger import jobs
+from ghost.mail import MailMessage
 from ghost.testing.clients import log_in
 from ghost.testing.factories import UserFactory
 from ghost.users.models import Role, RolePermission, User
@@ -114,5 +115,17 @@ def enqueued(app: Flask) -> Callable[[], list[tuple[str, dict[str, Any]]]]:
         with app.app_context():
             rows = db.session.execute(sa.select(jobs.c.name, jobs.c.args).order_by(jobs.c.id))
             return [(name, args) for name, args in rows]
+
+    return read
+
+
+@pytest.fixture
+def mails(app: Flask) -> Callable[[], list[tuple[str | None, list[str]]]]:
+    """Composer and addresses of every mail so far."""
+
+    def read() -> list[tuple[str | None, list[str]]]:
+        with app.app_context():
+            statement = sa.select(MailMessage.composer, MailMessage.to).order_by(MailMessage.id)
+            return [(composer, to) for composer, to in db.session.execute(statement)]
 
     return read

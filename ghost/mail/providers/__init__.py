@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from ghost.config import Config
-from ghost.config_mail import read_smtp_url
-from ghost.mail.providers.base import Delivery, NotSent, Provider, Unreachable
+from ghost.config_mail import read_sendgrid_url, read_ses_url, read_smtp_url
+from ghost.mail.providers.base import Delivery, NotSent, Provider, Refused, Unreachable
+from ghost.mail.providers.failover import FailoverProvider
 from ghost.mail.providers.local import ConsoleProvider, FileProvider, MemoryProvider, outbox
+from ghost.mail.providers.sendgrid import SendGridProvider
 from ghost.mail.providers.smtp import SmtpProvider
 
 __all__ = [
     "Delivery",
     "NotSent",
     "Provider",
+    "Refused",
     "Unreachable",
     "open_provider",
     "outbox",
@@ -26,39 +30,63 @@ def open_provider(config: Config) -> Provider:
     """Make the provider that the settings ask for, to be used in a `with` statement.
 
     It connects with the first message, and one connection serves all messages of the `with`.
+    With `mail.fallback_url`, a second provider takes what the first takes nothing of.
     """
-    return provider_for(config.mail.url, root=config.root, timeout_seconds=config.mail.timeout)
+    settings = config.mail
+    first = provider_for(settings.url, root=config.root, timeout_seconds=settings.timeout)
+    if settings.fallback_url is None:
+        return first
+    second = provider_for(
+        settings.fallback_url,
+        root=config.root,
+        timeout_seconds=settings.timeout,
+        setting="mail.fallback_url",
+    )
+    return FailoverProvider(first, second, key=settings.url)
 
 
-def provider_for(url: str, *, root: Path, timeout_seconds: float) -> Provider:
+def provider_for(
+    url: str, *, root: Path, timeout_seconds: float, setting: str = "mail.url"
+) -> Provider:
     """Make the provider that a mail URL asks for; opens and writes nothing.
 
     :param root: what relative paths in the URL start from.
-    :param timeout_seconds: for connecting, and again for each answer of an SMTP server.
+    :param timeout_seconds: for connecting, and again for each answer of a server.
+    :param setting: what an error names.
     :raises ValueError: the URL is wrong; the message says why and shows no password.
     """
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as error:
-        raise ValueError("mail.url is not a URL") from error
+        raise ValueError(f"{setting} is not a URL") from error
+    try:
+        return _provider_for(parts, root, timeout_seconds)
+    except ValueError as error:
+        raise ValueError(f"{setting}: expected {error}") from error
+
+
+def _provider_for(parts: SplitResult, root: Path, timeout_seconds: float) -> Provider:
     if parts.scheme in ("smtp", "smtps"):
-        try:
-            server = read_smtp_url(parts, root)
-        except ValueError as error:
-            raise ValueError(f"mail.url: expected {error}") from error
-        return SmtpProvider(server, timeout_seconds=timeout_seconds)
+        return SmtpProvider(read_smtp_url(parts, root), timeout_seconds=timeout_seconds)
+    if parts.scheme == "ses":
+        account = read_ses_url(parts)  # which sees that boto3 is there
+        ses = importlib.import_module("ghost.mail.providers.ses")
+        provider: Provider = ses.SesProvider(account, timeout_seconds=timeout_seconds)
+        return provider
+    if parts.scheme == "sendgrid":
+        return SendGridProvider(read_sendgrid_url(parts), timeout_seconds=timeout_seconds)
     if parts.query:
-        raise ValueError(f"mail.url: {parts.scheme}:// takes no options")
+        raise ValueError(f"no options behind {parts.scheme}://")
     if parts.scheme == "file":
         path = unquote(parts.netloc + parts.path)
         if not path.strip("/"):
-            raise ValueError("mail.url: name the folder, as in file:///var/spool/ghost-mail")
+            raise ValueError("the name of a folder, as in file:///var/spool/ghost-mail")
         return FileProvider(root / path)
     if parts.scheme == "console":
         return ConsoleProvider()
     if parts.scheme == "memory":
         return MemoryProvider()
     raise ValueError(
-        f"mail.url: unknown scheme {parts.scheme!r}; expected smtp, smtps, file, console or memory"
+        f"smtp, smtps, ses, sendgrid, file, console or memory, not the scheme {parts.scheme!r}"
     )

@@ -8,11 +8,19 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 
+from ghost.jobs import Permanent
 from ghost.mail.messages import Message
 
 
 class NotSent(Exception):
-    """A mail could not be handed over this time; a later attempt may succeed."""
+    """A mail could not be handed over this time; a later attempt may succeed.
+
+    :param refused: address -> the provider's words, for those that were refused for good even so.
+    """
+
+    def __init__(self, reason: str = "", refused: Mapping[str, str] | None = None) -> None:
+        super().__init__(reason)
+        self.refused = dict(refused or {})
 
 
 class Unreachable(NotSent):
@@ -21,6 +29,17 @@ class Unreachable(NotSent):
     It cannot be connected to, does not serve us, or was lost before it had the message. Nothing
     of the message can have been taken, so that another provider may be asked.
     """
+
+
+class Refused(Permanent):
+    """Every recipient was refused for good.
+
+    :param refused: address -> the provider's words.
+    """
+
+    def __init__(self, reason: str, refused: Mapping[str, str]) -> None:
+        super().__init__(reason)
+        self.refused = dict(refused)
 
 
 @dataclass(frozen=True)
@@ -51,7 +70,8 @@ class Provider(Protocol):
         """Hand one message over.
 
         :returns: at least one address was accepted.
-        :raises Permanent: every recipient, or the mail itself, was refused for good.
+        :raises Refused: every recipient was refused for good.
+        :raises Permanent: the mail itself was.
         :raises Unreachable: nothing of it was taken, and nothing was said about it.
         :raises NotSent: anything else went wrong.
         """

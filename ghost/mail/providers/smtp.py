@@ -20,7 +20,14 @@ from ghost.config_mail import SmtpServer
 from ghost.extensions import mail
 from ghost.jobs import Permanent
 from ghost.mail.messages import Message
-from ghost.mail.providers.base import Closing, Delivery, NotSent, Unreachable, printable
+from ghost.mail.providers.base import (
+    Closing,
+    Delivery,
+    NotSent,
+    Refused,
+    Unreachable,
+    printable,
+)
 from ghost.mail.providers.sockets import Limits, connect, tls_context
 from ghost.network import ascii_domain, is_this_machine
 
@@ -49,13 +56,15 @@ class _Answers:
         """Whether the server waits for a mail."""
         return self.data is not None and self.data[0] == 354
 
-    @property
-    def refusal(self) -> Exception | None:
-        """Why nobody gets the mail."""
+    def refusal(self, addresses: Sequence[str]) -> Exception | None:
+        """Why nobody gets the mail.
+
+        :param addresses: those of the recipients, in the order of their answers.
+        """
         if not _is_yes(self.sender):
             return _refusal("the mail server refused the mail", [self.sender])
         if not any(map(_is_yes, self.recipients)):
-            return _refusal("the mail server took no recipient", self.recipients)
+            return _refusal_of_all(addresses, self.recipients)
         if self.data is not None and not self.is_waiting:
             return _refusal("the mail server refused the mail", [self.data])
         return None
@@ -191,7 +200,7 @@ class Connection(flask_mail.Connection):
         self.is_lost = True  # until it is known to be at the end of an answer
         try:
             answers = self._begin(begin, [f"RCPT TO:<{address}>" for address in recipients])
-            if refusal := answers.refusal:
+            if refusal := answers.refusal(recipients):
                 self._abort(answers)
                 raise refusal
             host.send(content)
@@ -382,6 +391,17 @@ def _refusal(what: str, answers: Sequence[Answer]) -> Exception:
     """Tell for good from for now. See RFC 5321, section 4.2.1."""
     words = "; ".join(sorted({_words(*answer) for answer in answers}))[:MAX_WORDS_OF_SERVER]
     return (Permanent if all(map(_is_final, answers)) else NotSent)(f"{what}: {words}")
+
+
+def _refusal_of_all(addresses: Sequence[str], answers: Sequence[Answer]) -> Exception:
+    """Why nobody gets a mail that each of its recipients was refused."""
+    error = _refusal("the mail server took no recipient", answers)
+    refused = {
+        address: _words(*answer)
+        for address, answer in zip(addresses, answers, strict=True)
+        if _is_final(answer)
+    }
+    return (Refused if isinstance(error, Permanent) else NotSent)(str(error), refused)
 
 
 def _not_served(error: smtplib.SMTPException) -> Unreachable:

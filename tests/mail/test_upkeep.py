@@ -1,0 +1,99 @@
+"""What becomes of mails whose job ends without them, and of old ones."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from ghost.database import db
+from ghost.jobs.control import cancel
+from ghost.jobs.models import Job
+from ghost.jobs.signals import job_failed
+from ghost.mail import MailBatch, MailMessage, mail_failed, send_text
+from ghost.mail.models import FAILED, QUEUED, SENDING, SENT
+from ghost.models import first_uuid7, utcnow, uuid7
+from ghost.retention import deletions
+
+MONTH = timedelta(days=31)
+
+
+def put_aside(app: Any, row: MailMessage) -> None:
+    job_failed.send(app, job_id=row.job_id, name="mail.deliver", error="its process was killed")
+
+
+def test_a_mail_fails_with_the_job_that_is_put_aside(app: Any, session: Any) -> None:
+    row = send_text("ada@example.org", "Hello", "It works.")
+    row.status = SENDING
+    session.commit()
+    told: list[Any] = []
+
+    def note(_app: Any, **values: Any) -> None:
+        told.append(values["row_id"])
+
+    with mail_failed.connected_to(note):
+        put_aside(app, row)
+
+    session.refresh(row)
+    assert (row.status, row.error) == (FAILED, "its process was killed")
+    assert told == [row.id]
+
+
+def test_who_got_a_mail_before_its_job_was_put_aside_has_got_it(app: Any, session: Any) -> None:
+    row = send_text(["ada@example.org", "bob@example.org"], "Hello", "It works.")
+    row.status, row.accepted = SENDING, ["ada@example.org"]
+    session.commit()
+
+    put_aside(app, row)
+
+    session.refresh(row)
+    assert row.status == SENT
+    assert row.sent_at is not None
+
+
+def test_a_mail_fails_with_the_job_that_is_canceled(session: Any) -> None:
+    row = send_text("ada@example.org", "Hello", "It works.")
+    session.commit()
+
+    cancel(session.get_one(Job, row.job_id).id)
+    session.commit()
+
+    session.refresh(row)
+    assert row.status == FAILED
+    assert "canceled" in row.error
+
+
+def test_the_first_key_of_a_time_is_below_all_that_are_made_from_then_on() -> None:
+    now = utcnow()
+
+    assert first_uuid7(now) <= uuid7()
+    assert first_uuid7(now + timedelta(seconds=1)) > uuid7()
+
+
+@pytest.mark.parametrize(
+    ("status", "age", "stays"),
+    [
+        (SENT, MONTH, False),
+        (FAILED, MONTH, False),
+        (QUEUED, MONTH, True),
+        (SENDING, MONTH, True),
+        (SENT, timedelta(days=29), True),
+    ],
+)
+def test_old_mails_are_deleted_once_they_are_over(
+    session: Any, status: str, age: timedelta, stays: bool
+) -> None:
+    then: datetime = utcnow() - age
+    row = MailMessage(id=first_uuid7(then), to=["ada@example.org"], status=status)
+    batch = MailBatch(id=first_uuid7(utcnow() - MONTH), template="shipped", total=1)
+    session.add_all([row, batch])
+    session.commit()
+
+    for statement in deletions(utcnow(), 100):
+        session.execute(statement)
+    session.commit()
+
+    assert db.session.scalar(sa.select(sa.func.count()).select_from(MailMessage)) == int(stays)
+    assert db.session.scalar(sa.select(sa.func.count()).select_from(MailBatch)) == 0
