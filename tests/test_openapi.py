@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -219,10 +220,24 @@ class World:
         return name
 
 
+@pytest.fixture(scope="session")
+def mail_templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mails")
+    (folder / "news.subject.txt").write_text("News for {{ name }}\n")
+    (folder / "news.txt").write_text("Hello {{ name }}!\n")
+    return folder
+
+
 @pytest.fixture
-def app_config() -> Mapping[str, Any]:
+def app_config(mail_templates: Path) -> Mapping[str, Any]:
     """Settings without which some operations are not there."""
-    return {"mail": {"sendgrid_webhook_key": sendgrid_public_key(), "ses_topic": TOPIC}}
+    return {
+        "mail": {
+            "sendgrid_webhook_key": sendgrid_public_key(),
+            "ses_topic": TOPIC,
+            "templates": str(mail_templates),
+        }
+    }
 
 
 @pytest.fixture
@@ -326,6 +341,13 @@ def _a_suppression(world: World) -> str:
     return str(response.json["data"]["id"])
 
 
+def _send_bulk(world: World) -> TestResponse:
+    recipients = [{"to": world.address(), "context": {"name": "Ada"}}]
+    return world.boss().post(
+        "/api/v1/mail/bulk", json={"template": "news", "recipients": recipients}
+    )
+
+
 HAPPY: dict[str, Callable[[World], TestResponse]] = {
     "health.live": lambda world: world.client().get("/health/live"),
     "health.ready": lambda world: world.client().get("/health/ready"),
@@ -380,6 +402,12 @@ HAPPY: dict[str, Callable[[World], TestResponse]] = {
     ),
     "schedules.update_schedule": lambda world: world.boss().patch(
         f"{JOBS}/schedules/{_a_schedule(world)}", json={"enabled": False}
+    ),
+    "mail_batches.send_bulk": _send_bulk,
+    "mail_batches.list_batches": lambda world: world.boss().get("/api/v1/mail/batches"),
+    "mail_batches.get_batch": lambda world: world.boss().get(_send_bulk(world).headers["Location"]),
+    "mail_batches.cancel_batch": lambda world: world.boss().post(
+        _send_bulk(world).headers["Location"] + "/cancel"
     ),
     "mail_templates.list_all": lambda world: world.boss().get("/api/v1/mail/templates"),
     "mail_templates.preview_template": lambda world: world.boss().post(
