@@ -246,6 +246,8 @@ class Message:
                 raise InvalidMessage(part, "It holds a character that no mail can carry.")
         self._set("attachments", tuple(self.attachments))
         for attachment in self.attachments:
+            if not isinstance(attachment, Attachment):
+                raise InvalidMessage("attachments", "It must be an Attachment.")
             attachment.check()
         identities = [one.content_id for one in self.attachments if one.content_id]
         if len(set(identities)) < len(identities):

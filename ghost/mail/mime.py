@@ -19,7 +19,7 @@ MAX_LINE_BYTES = 998  # RFC 5322, section 2.1.1, without the line's end
 FOLD_AT = 76
 # With its 12 characters of "=?utf-8?q?" and "?=" a word fits behind "Reply-To: ".
 _MAX_ENCODED = 52
-_MAX_PARAMETER = 60
+_MAX_PARAMETER = 56
 
 _SAFE_IN_WORD = re.compile(r"[A-Za-z0-9!*+/-]\Z")
 _BREAK = re.compile(r"(?<=[^ ]) (?=[^ ])")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import email
 import email.policy
+import re
+from dataclasses import replace
 from email.header import decode_header, make_header
 from email.utils import getaddresses
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ghost.errors import ValidationFailed
 from ghost.jobs import Permanent
-from ghost.mail import Address, InvalidMessage, Message
+from ghost.mail import Address, Attachment, InvalidMessage, Message
 
 pytestmark = pytest.mark.unit
 
@@ -261,3 +265,252 @@ def test_a_recipient_named_twice_gets_one_mail() -> None:
 
 def test_own_headers_are_added() -> None:
     assert parsed(message(headers={"X-Shop": "Bücher"}))["X-Shop"] == "Bücher"
+
+
+# --- Recipients -----------------------------------------------------------------------------------
+
+
+def test_everybody_gets_it_and_bcc_stands_nowhere() -> None:
+    written = message(
+        to=["Ada <ada@example.org>", "bob@example.org"],
+        cc="cy@example.org",
+        bcc=["dan@example.org", ("Eve", "eve@example.org")],
+        reply_to=["desk@example.com", "Ghost <help@example.com>"],
+    )
+
+    assert written.recipients == (
+        "ada@example.org",
+        "bob@example.org",
+        "cy@example.org",
+        "dan@example.org",
+        "eve@example.org",
+    )
+    assert written.destinations == written.recipients
+    read = parsed(written)
+    assert read["To"] == "Ada <ada@example.org>, bob@example.org"
+    assert read["Cc"] == "cy@example.org"
+    assert read["Reply-To"] == "desk@example.com, Ghost <help@example.com>"
+    assert read["Bcc"] is None
+    raw = written.as_bytes()
+    assert not any(hidden in raw for hidden in (b"dan@", b"eve@", b"Eve"))
+
+
+def test_who_is_in_two_lists_stands_in_the_first() -> None:
+    written = message(
+        to=ADA, cc=[ADA, "bob@example.org"], bcc=[ADA, "bob@example.org", "eve@example.org"]
+    )
+
+    assert written.recipients == (ADA, "bob@example.org", "eve@example.org")
+    assert parsed(written)["Cc"] == "bob@example.org"
+
+
+def test_a_mail_to_bcc_alone_names_nobody() -> None:
+    written = message(to=[], bcc=[ADA])
+
+    assert written.recipients == (ADA,)
+    assert parsed(written)["To"] is None
+
+
+def test_an_envelope_leaves_out_who_has_it_already() -> None:
+    written = message(to=[ADA, "bob@example.org"], envelope=["bob@EXAMPLE.org"])
+
+    assert written.destinations == ("bob@example.org",)
+    assert written.recipients == (ADA, "bob@example.org")
+    assert parsed(written)["To"] == "ada@example.org, bob@example.org"
+
+
+def test_a_message_can_be_made_from_another() -> None:
+    first = message(to=("Ada", ADA), cc=["bob@example.org", "eve@example.org"], reply_to=ADA)
+
+    second = replace(first, envelope=[ADA])
+
+    assert second.addresses == first.addresses
+    assert replace(first, to=first.addresses, cc=first.cc_addresses).as_bytes() == first.as_bytes()
+
+
+PRINTABLE = st.text(
+    st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=120
+)
+
+
+@given(PRINTABLE)
+def test_an_address_is_read_again_as_it_was_printed(name: str) -> None:
+    address = Address(ADA, name)
+
+    assert Address.parse(str(address)) == address
+
+
+# --- Bodies and headers, read by the standard library ---------------------------------------------
+
+BODY = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=400)
+
+
+def lines_of(written: Message) -> list[bytes]:
+    raw = written.as_bytes()
+    assert raw.isascii()
+    assert b"\n" not in raw.replace(b"\r\n", b"")
+    assert b"\r" not in raw.replace(b"\r\n", b"")
+    return raw.split(b"\r\n")
+
+
+def decoded(part: email.message.Message) -> str:
+    payload = part.get_payload(decode=True)
+    assert isinstance(payload, bytes)
+    return payload.decode(part.get_content_charset() or "ascii").replace("\r\n", "\n")
+
+
+@given(text=BODY, html=st.none() | BODY)
+def test_bodies_arrive_as_they_were(text: str, html: str | None) -> None:
+    written = message(text=text, html=html)
+
+    assert max(map(len, lines_of(written))) <= 998
+    parts = [part for part in parsed(written).walk() if not part.is_multipart()]
+    expected = [re.sub(r"\r\n?", "\n", body) for body in (text, html) if body is not None]
+    assert [decoded(part) for part in parts] == expected
+
+
+@given(PRINTABLE)
+def test_a_header_arrives_as_it_was(value: str) -> None:
+    written = message(subject=value, headers={"X-Shop": value})
+
+    assert max(map(len, lines_of(written))) <= 998
+    read = email.message_from_bytes(written.as_bytes())
+    for name in ("Subject", "X-Shop"):
+        unfolded = read[name].replace("\r\n", "")
+        assert str(make_header(decode_header(unfolded))).strip() == value.strip()
+
+
+@given(PRINTABLE.filter(lambda name: name.strip()))
+def test_a_name_in_a_header_arrives_as_it_was(name: str) -> None:
+    written = message(to=[Address(ADA, name), "bob@example.org"])
+
+    assert max(map(len, lines_of(written))) <= 998
+    raw = email.message_from_bytes(written.as_bytes())["To"].replace("\r\n", "")
+    (shown, address), other = getaddresses([raw])
+    assert (address, other) == (ADA, ("", "bob@example.org"))
+    assert str(make_header(decode_header(shown))) == name
+
+
+@pytest.mark.parametrize("subject", ["Grüße " * 40, "漢字" * 80, "word " * 100, "🦄" * 60])
+def test_a_line_with_encoded_words_has_76_characters_at_most(subject: str) -> None:
+    lines = lines_of(message(subject=subject, headers={"X-Shop": subject}))
+
+    assert max(map(len, lines)) <= 76
+
+
+# --- Files ----------------------------------------------------------------------------------------
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
+
+
+def structure(part: email.message.Message) -> Any:
+    if not part.is_multipart():
+        return part.get_content_type()
+    children = part.get_payload()
+    assert isinstance(children, list)
+    return (part.get_content_type(), [structure(child) for child in children])  # type: ignore[arg-type]
+
+
+def test_files_and_inline_images_stand_where_mail_programs_look_for_them() -> None:
+    written = message(
+        html='<img src="cid:logo@images">',
+        attachments=[
+            Attachment("invoice.pdf", b"%PDF"),
+            Attachment("logo.png", PNG, None, "logo@images"),
+        ],
+    )
+
+    read = parsed(written)
+    assert structure(read) == (
+        "multipart/mixed",
+        [
+            (
+                "multipart/alternative",
+                ["text/plain", ("multipart/related", ["text/html", "image/png"])],
+            ),
+            "application/pdf",
+        ],
+    )
+    image = next(part for part in read.walk() if part.get_content_type() == "image/png")
+    assert image["Content-ID"] == "<logo@images>"
+    assert image.get_content_disposition() == "inline"
+    assert image.get_payload(decode=True) == PNG
+    (invoice,) = read.iter_attachments()
+    assert invoice.get_filename() == "invoice.pdf"
+
+
+def test_an_image_that_no_html_shows_is_a_file() -> None:
+    written = message(attachments=[Attachment("logo.png", PNG, None, "logo")])
+
+    assert structure(parsed(written)) == ("multipart/mixed", ["text/plain", "image/png"])
+
+
+@given(st.binary(max_size=500), st.sampled_from([None, "text/plain", "image/png"]))
+def test_a_file_arrives_byte_by_byte(content: bytes, kind: str | None) -> None:
+    written = message(attachments=[Attachment("a.txt", content, kind)])
+
+    lines_of(written)
+    *_, file = parsed(written).walk()
+    assert file.get_payload(decode=True) == content
+
+
+FILENAMES = st.text(
+    st.characters(
+        exclude_categories=["Cc", "Cs", "Zl", "Zp"],
+        exclude_characters="/\\\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069",
+    ),
+    min_size=1,
+    max_size=255,
+).filter(lambda name: name.strip(" ."))
+
+
+@given(FILENAMES)
+def test_a_file_name_arrives_as_it_was(name: str) -> None:
+    written = message(attachments=[Attachment(name, b"x")])
+
+    assert max(map(len, lines_of(written))) <= 78
+    *_, file = email.message_from_bytes(written.as_bytes()).walk()
+    assert file.get_filename() == name
+
+
+@pytest.mark.parametrize(
+    ("filename", "content", "content_type", "expected"),
+    [
+        ("a.pdf", b"", None, "application/pdf"),
+        ("a.PNG", b"", None, "image/png"),
+        ("a.txt", b"abc", None, "text/plain"),
+        ("a.txt", "é".encode(), None, 'text/plain; charset="utf-8"'),
+        ("a.txt", b"\xe9", None, "text/plain"),
+        ("a.csv", "é".encode(), "text/csv", 'text/csv; charset="utf-8"'),
+        ("a.tar.gz", b"", None, "application/octet-stream"),
+        ("mail.eml", b"", None, "application/octet-stream"),
+        ("none", b"", None, "application/octet-stream"),
+        ("a.pdf", b"", "image/x-own", "image/x-own"),
+    ],
+)
+def test_a_content_type_is_guessed_where_none_is_given(
+    filename: str, content: bytes, content_type: str | None, expected: str
+) -> None:
+    *_, file = parsed(message(attachments=[Attachment(filename, content, content_type)])).walk()
+
+    assert str(file["Content-Type"]) == expected
+
+
+def test_a_part_that_looks_like_the_end_of_parts_ends_none() -> None:
+    first = message(html="x").as_bytes()
+    boundary = re.search(rb'boundary="([^"]+)"', first)
+    assert boundary is not None
+
+    written = message(text=f"--{boundary[1].decode()}--\nmore\n", html="<p>x</p>")
+
+    body = parsed(written).get_body(("plain",))
+    assert body is not None
+    assert body.get_content().splitlines()[-1] == "more"
+
+
+def test_one_list_header_is_allowed() -> None:
+    unsubscribe = "<https://example.com/unsubscribe?t=1>, <mailto:out@example.com>"
+
+    assert parsed(message(headers={"List-Unsubscribe": unsubscribe}))["List-Unsubscribe"] == (
+        unsubscribe
+    )

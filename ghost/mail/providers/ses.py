@@ -51,9 +51,7 @@ class SesProvider(Closing):
     def send(self, message: Message) -> Delivery:
         client = _client(self.account, self.timeout_seconds)
         request: dict[str, Any] = {
-            "FromEmailAddress": message.sender_address.header(),
-            # The envelope. Headers are in the mail, and name nobody of bcc.
-            "Destination": {"BccAddresses": list(message.destinations)},
+            "Destination": _envelope(message),
             "Content": {"Raw": {"Data": message.as_bytes()}},
             # They come back with every event about the mail.
             "EmailTags": [{"Name": "ghost_message_id", "Value": _tag(message)}],
@@ -98,6 +96,20 @@ def _client(account: SesAccount, timeout_seconds: float) -> Any:
             ignore_configured_endpoint_urls=True,
         ),
     )
+
+
+def _envelope(message: Message) -> dict[str, list[str]]:
+    """Who gets it: named here, SES does not look for them in the mail's headers."""
+    lists = {
+        "ToAddresses": message.addresses,
+        "CcAddresses": message.cc_addresses,
+        "BccAddresses": message.bcc_addresses,
+    }
+    return {
+        name: left
+        for name, addresses in lists.items()
+        if (left := [one.email for one in addresses if one.email in message.destinations])
+    }
 
 
 def _tag(message: Message) -> str:
