@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from ghost.jobs import every as every
     from ghost.jobs import job as job
     from ghost.jobs import job_failed as job_failed
+    from ghost.mail import mail_failed as mail_failed
+    from ghost.mail import mail_sent as mail_sent
+    from ghost.mail import send_mail as send_mail
     from ghost.models import AuditMixin as AuditMixin
     from ghost.models import Model as Model
     from ghost.models import Repository as Repository
@@ -74,6 +77,7 @@ _PUBLIC = {
     "ghost.jobs": (
         "Permanent", "RetryLater", "cron", "current_job", "every", "job", "job_failed",
     ),
+    "ghost.mail": ("mail_failed", "mail_sent", "send_mail"),
     "ghost.models": (
         "AuditMixin", "Model", "Repository", "SoftDeleteMixin", "TimestampMixin", "VersionMixin",
         "utcnow", "uuid7",

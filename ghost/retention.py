@@ -1,4 +1,4 @@
-"""Rows that are worth nothing after a while: rooms declare which, the jobs' sweep deletes them."""
+"""What the jobs' sweep does for the rooms: rows worth nothing are deleted, lost ends tied up."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 
 IsOver = Callable[[datetime], sa.ColumnElement[bool]]
+Repair = Callable[[sa.Connection, datetime, int], int]
 
+repairs: list[Repair] = []
 _declared: dict[str, tuple[sa.Table, IsOver]] = {}
 
 
@@ -34,3 +36,13 @@ def deletions(now: datetime, limit: int) -> Iterator[sa.Delete]:
             .with_for_update(skip_locked=True)
         )
         yield sa.delete(table).where(key.in_(old))
+
+
+def repair_with(function: Repair) -> Repair:
+    """Have a function called about once a minute: it mends what a process left that was killed.
+
+    It is called with a connection in autocommit, the time, and how many rows it changes at most;
+    it returns how many it did, and is called again while it was that many.
+    """
+    repairs.append(function)
+    return function

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -33,7 +35,7 @@ from ghost.jobs.runner import CLAIMED, LOST, RELEASED, Claim, release, settle
 from ghost.jobs.transport import Entry, Transport
 from ghost.logging import job_id_var, logger, request_id_var
 from ghost.models import utcnow
-from ghost.retention import deletions
+from ghost.retention import Repair, deletions, repairs
 
 # Who enqueued a job hands it over at once; the sweep looks after those who didn't come to it.
 GRACE_SECONDS = 1.0
@@ -97,6 +99,7 @@ class Sweeper:
             self._retention_at = time.monotonic() + RETENTION_EVERY_SECONDS
             self.delete_old(now)
             self.delete_declared(now)
+            self.repair(now)
         # Last, and with its next time set first: it needs Redis, and what fails here for long must
         # not keep the rest from being done.
         began = time.monotonic()
@@ -202,22 +205,29 @@ class Sweeper:
                 .limit(BATCH)
                 .with_for_update(skip_locked=True)
             )
-            deleted += self._repeat(sa.delete(jobs).where(jobs.c.id.in_(old)))
+            deleted += self._delete(sa.delete(jobs).where(jobs.c.id.in_(old)))
         return deleted
 
     def delete_declared(self, now: datetime) -> int:
         """Delete the rows of all rooms that are worth nothing any more."""
-        return sum(map(self._repeat, deletions(now, BATCH)))
+        return sum(map(self._delete, deletions(now, BATCH)))
 
-    def _repeat(self, statement: sa.Delete) -> int:
-        """Delete batch after batch, until there is no more or this sweep has taken its time."""
-        deleted = 0
+    def _delete(self, statement: sa.Delete) -> int:
+        return self._repeat(lambda connection: connection.execute(statement).rowcount)
+
+    def repair(self, now: datetime) -> int:
+        """Mend what processes of the rooms left that were killed."""
+        return sum(self._repeat(partial(_mend, mend, now)) for mend in repairs)
+
+    def _repeat(self, change: Callable[[sa.Connection], int]) -> int:
+        """Change batch after batch, until there is no more or this sweep has taken its time."""
+        changed = 0
         while True:
             with ledger() as connection:
-                count = connection.execute(statement).rowcount
-            deleted += count
+                count = change(connection)
+            changed += count
             if count < BATCH or self._is_over():
-                return deleted
+                return changed
 
     def _is_over(self) -> bool:
         return time.monotonic() >= self._ends_at
@@ -262,6 +272,10 @@ class Sweeper:
                 )
         except SQLAlchemyError:  # it ends by itself
             pass
+
+
+def _mend(mend: Repair, now: datetime, connection: sa.Connection) -> int:
+    return mend(connection, now, BATCH)
 
 
 def _overdue_jobs(before: datetime, after: tuple[Any, ...]) -> sa.Select[Any]:

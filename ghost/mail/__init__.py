@@ -5,7 +5,7 @@ from ghost.mail.messages import Address, Attachment, InvalidMessage, Message
 from ghost.mail.models import MailAttachment, MailBatch, MailMessage, MailSuppression
 from ghost.mail.providers import Delivery, NotSent, outbox
 from ghost.mail.rendering import Rendered, duration, render
-from ghost.mail.services import send_mail, send_secure_mail, send_text
+from ghost.mail.services import send_mail, send_secure_mail, send_text, set_file_reader
 from ghost.mail.signals import mail_failed, mail_sent
 
 __all__ = [
@@ -30,4 +30,5 @@ __all__ = [
     "send_mail",
     "send_secure_mail",
     "send_text",
+    "set_file_reader",
 ]

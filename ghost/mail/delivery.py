@@ -17,13 +17,13 @@ import sqlalchemy as sa
 from sqlalchemy.orm import undefer
 
 from ghost.config import Config, current_config
-from ghost.database import db, lock_row
+from ghost.database import db
 from ghost.jobs import Permanent
 from ghost.logging import redact_text
 from ghost.mail.composers import find_composer
 from ghost.mail.messages import Address, Attachment, Message
 from ghost.mail.models import BOUNCED, FAILED, OPEN, SENDING, SENT, MailAttachment, MailMessage
-from ghost.mail.providers import Delivery, NotSent, Provider
+from ghost.mail.providers import Delivery, NotSent, Provider, Refused
 from ghost.mail.rendering import Rendered, render
 from ghost.mail.suppression import canonical, suppress, suppressed
 from ghost.models import utcnow
@@ -244,9 +244,11 @@ def after_delivery(attempt: Attempt, delivery: Delivery, *, is_last: bool) -> Ou
 def after_failure(attempt: Attempt, error: NotSent | Permanent, *, is_last: bool) -> Outcome:
     """Decide what becomes of a message that nobody took this time."""
     words = clean_words(str(error))
+    said = _words(error.refused) if isinstance(error, NotSent | Refused) else {}
+    refused = {**attempt.refused, **said}
     if isinstance(error, NotSent) and not is_last:
-        return Outcome(SENDING, attempt.accepted, attempt.refused, words, again=error)
-    refused = {**attempt.refused, **dict.fromkeys(attempt.message.destinations, words)}
+        return Outcome(SENDING, attempt.accepted, refused, words, again=error)
+    refused = {**dict.fromkeys(attempt.message.destinations, words), **refused}
     if attempt.accepted:  # by others, in an earlier attempt
         return Outcome(SENT, attempt.accepted, refused)
     return Outcome(FAILED, (), refused, words)
@@ -297,40 +299,53 @@ def _write(row_id: UUID, number: int, outcome: Outcome) -> bool:
         values["provider"] = outcome.provider
     if outcome.status == SENT:
         values["sent_at"] = utcnow()
+    mine = _table.c.status == SENDING
+    if outcome.is_over:
+        # A message whose job was canceled meanwhile is said to have failed; this is the truth.
+        mine = _table.c.status.in_((SENDING, FAILED))
     written = db.session.execute(
         sa.update(_table)
-        .where(_table.c.id == row_id, _table.c.attempts == number, _table.c.status == SENDING)
+        .where(_table.c.id == row_id, _table.c.attempts == number, mine)
         .values(values)
     )
     return bool(written.rowcount)  # type: ignore[attr-defined]
 
 
-def fail(message_id: UUID, job_id: UUID, error: str) -> None:
-    """Record that a message which can't even be made goes to nobody; the caller commits."""
-    db.session.execute(
-        sa.update(_table)
-        .where(_table.c.id == message_id, _table.c.job_id == job_id, _table.c.status.in_(CLAIMABLE))
-        .values(
-            status=FAILED,
-            attempts=_table.c.attempts + 1,
-            error=clean_words(error),
-            updated_at=utcnow(),
-        )
-    )
+def close(
+    connection: sa.Connection,
+    condition: sa.ColumnElement[bool],
+    words: Any,
+    words_if_sending: str | None = None,
+) -> list[tuple[UUID, str]]:
+    """End the open messages of a condition, since their job will not.
 
+    What somebody took in an earlier attempt is `sent`, all else `failed`.
 
-def fail_of_job(job_id: UUID, error: str) -> UUID | None:
-    """Record that a message whose job is over was not sent; the caller commits.
-
-    :returns: the message, if one was still open. Who had got it in an earlier attempt keeps it:
-        it is `sent` then.
+    :param words: the error, as text or as an expression.
+    :param words_if_sending: the error of a message whose attempt may still succeed.
+    :returns: id and error of those that failed.
     """
-    is_open = sa.and_(MailMessage.job_id == job_id, MailMessage.status.in_(OPEN))
-    row = db.session.scalar(lock_row(sa.select(MailMessage).where(is_open)))
-    if row is None:
-        return None
-    row.status = SENT if row.accepted else FAILED
-    row.sent_at = utcnow() if row.accepted else None
-    row.error = clean_words(error)
-    db.session.flush()
-    return row.id
+    if words_if_sending is not None:
+        words = sa.case((_table.c.status == SENDING, words_if_sending), else_=words)
+    nobody_took_it = sa.cast(_table.c.accepted, sa.Text) == "[]"
+    now = utcnow()
+    ended = connection.execute(
+        sa.update(_table)
+        .where(condition, _table.c.status.in_(OPEN))
+        .values(
+            status=sa.case((nobody_took_it, FAILED), else_=SENT),
+            sent_at=sa.case((nobody_took_it, None), else_=now),
+            error=words,
+            updated_at=now,
+        )
+        .returning(_table.c.id, _table.c.status, _table.c.error)
+    ).all()
+    return [(row.id, row.error) for row in ended if row.status == FAILED]
+
+
+def close_of_job(
+    job_id: UUID, words: str, words_if_sending: str | None = None
+) -> list[tuple[UUID, str]]:
+    """End the message of one job, as `close`; the caller commits."""
+    mine = _table.c.job_id == job_id
+    return close(db.session.connection(), mine, clean_words(words), words_if_sending)

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import sqlalchemy as sa
+
 from ghost.config import current_config
 from ghost.database import db
-from ghost.jobs import Permanent, current_job, job
-from ghost.jobs.signals import job_canceled, job_failed
+from ghost.jobs import Permanent, current_job, job, job_failed
+from ghost.jobs.ledger import jobs
+from ghost.jobs.signals import job_canceled
 from ghost.logging import logger
 from ghost.mail import delivery, signals
-from ghost.mail.models import FAILED, SENT
+from ghost.mail.models import FAILED, OPEN, SENT, MailMessage
 from ghost.mail.providers import open_provider
+from ghost.retention import repair_with
 
-CANCELED = "The job that sends this mail was canceled."
+NAME = "mail.deliver"
+# The limits of the provider count; this one is above the longest that can be set, for the
+# configured one and for the one behind it: 4 times `mail.timeout` each.
+TIMEOUT_SECONDS = 2500
+# Before a second attempt; then doubling. Five attempts go over five minutes at least, which is
+# what servers that put unknown senders off commonly want.
+BACKOFF_SECONDS = 40
+CANCELED = "The job was canceled."
+CANCELED_WHILE_SENDING = (
+    "The job was canceled while this mail was being sent; whether it arrived is not known."
+)
+LOST = "Its job was over before the mail was sent."
+
+_messages: Any = MailMessage.__table__
 
 
 def mail_attempts() -> int:
-    """How often one mail is tried: for `@job(max_attempts=mail_attempts)`."""
+    """How often one mail is tried."""
     return current_config().mail.max_attempts
 
 
-# The limits of the provider count; this one is above the longest that can be set, for the
-# configured one and for the one behind it: 4 times `mail.timeout` each.
-@job(timeout=2500, max_attempts=mail_attempts)
+@job(name=NAME, timeout=TIMEOUT_SECONDS, max_attempts=mail_attempts, backoff=BACKOFF_SECONDS)
 def deliver(message_id: UUID) -> None:
     """Send one message; tried again for those recipients that were put off.
 
@@ -35,7 +51,9 @@ def deliver(message_id: UUID) -> None:
         taken = delivery.take(message_id, current_job.id)
     except Permanent as error:
         db.session.rollback()
-        _give_up(message_id, str(error))
+        failed = delivery.close_of_job(current_job.id, str(error))
+        db.session.commit()
+        _tell_failed(failed)
         raise
     db.session.commit()
     if taken is None:
@@ -44,9 +62,10 @@ def deliver(message_id: UUID) -> None:
         if taken.status == FAILED:
             signals.tell(signals.mail_failed, row_id=message_id, error=taken.error)
         return
+    is_last = current_job.attempt >= current_job.max_attempts
     with open_provider(current_config()) as provider:
-        is_last = current_job.attempt >= current_job.max_attempts
         outcome = delivery.hand_over(taken, provider, is_last=is_last)
+        # Before the farewell, which may take a moment: a process that is killed now repeats it.
         is_recorded = delivery.record(taken, outcome)
         db.session.commit()
     if is_recorded:
@@ -55,29 +74,6 @@ def deliver(message_id: UUID) -> None:
         raise outcome.again
     if outcome.status == FAILED:
         raise Permanent(outcome.error or "")
-
-
-@job_canceled.connect
-def _cancel_with_job(_app: Any, *, job_id: UUID, name: str) -> None:
-    """End the message whose job is canceled; one that is being sent may still arrive."""
-    if name == deliver.name:
-        delivery.fail_of_job(job_id, CANCELED)
-
-
-@job_failed.connect
-def _fail_with_job(_app: Any, *, job_id: UUID, name: str, error: str) -> None:
-    """End the message whose job is put aside: killed too often, or never run at all."""
-    if name == deliver.name:
-        row_id = delivery.fail_of_job(job_id, error)
-        db.session.commit()
-        if row_id is not None:
-            signals.tell(signals.mail_failed, row_id=row_id, error=error)
-
-
-def _give_up(message_id: UUID, error: str) -> None:
-    delivery.fail(message_id, current_job.id, error)
-    db.session.commit()
-    signals.tell(signals.mail_failed, row_id=message_id, error=error)
 
 
 def _tell(attempt: delivery.Attempt, outcome: delivery.Outcome) -> None:
@@ -94,3 +90,47 @@ def _tell(attempt: delivery.Attempt, outcome: delivery.Outcome) -> None:
         )
     elif outcome.status == FAILED:
         signals.tell(signals.mail_failed, row_id=attempt.row_id, error=outcome.error)
+
+
+# --- Jobs that end otherwise ----------------------------------------------------------------------
+
+
+@job_failed.connect
+def _fail_with_job(_app: Any, *, job_id: UUID, name: str, error: str) -> None:
+    """Fail the message whose job could not even say why: killed too often, or by a mistake."""
+    if name != NAME:
+        return
+    failed = delivery.close_of_job(job_id, error)
+    db.session.commit()
+    _tell_failed(failed)
+
+
+@job_canceled.connect
+def _cancel_with_job(_app: Any, *, job_id: UUID, name: str) -> None:
+    """Fail the message whose job is canceled, in the transaction that does so."""
+    if name == NAME:
+        delivery.close_of_job(job_id, CANCELED, CANCELED_WHILE_SENDING)
+
+
+@repair_with
+def _close_orphans(connection: sa.Connection, _now: datetime, limit: int) -> int:
+    """Fail the messages whose job is over, or gone, and told nobody: a process was killed."""
+    mine = jobs.c.id == _messages.c.job_id
+    orphans = (
+        sa.select(_messages.c.id)
+        .where(
+            _messages.c.status.in_(OPEN),
+            _messages.c.job_id.is_not(None),
+            sa.not_(sa.exists().where(mine, jobs.c.finished_at.is_(None))),
+        )
+        .limit(limit)
+    )
+    error = sa.select(jobs.c.error).where(mine).scalar_subquery()
+    failed = delivery.close(connection, _messages.c.id.in_(orphans), sa.func.coalesce(error, LOST))
+    _tell_failed(failed)
+    return len(failed)
+
+
+def _tell_failed(failed: list[tuple[UUID, str]]) -> None:
+    for row_id, error in failed:
+        signals.tell(signals.mail_failed, row_id=row_id, error=error)

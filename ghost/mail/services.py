@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,29 @@ from ghost.mail.messages import (
 )
 from ghost.mail.models import FAILED, QUEUED, MailAttachment, MailMessage
 from ghost.mail.plaintext import to_text
-from ghost.mail.rendering import SECURITY_TEMPLATES, Rendered, UnknownTemplate, render
+from ghost.mail.rendering import (
+    SECURITY_TEMPLATES,
+    Rendered,
+    UnknownTemplate,
+    is_locale,
+    render,
+)
 from ghost.models import uuid7
 
 AttachmentLike = Attachment | Path | tuple[str, bytes]
+FileReader = Callable[[UUID, UUID | None], Attachment | None]
+
+_read_file: FileReader | None = None
+
+
+def set_file_reader(reader: FileReader) -> None:
+    """Say how the files are read that callers of the API attach by their ids.
+
+    :param reader: called with a file's id and the caller's; returns None when there is no such
+        file, or not for this caller.
+    """
+    global _read_file
+    _read_file = reader
 
 
 def send_mail(
@@ -130,13 +149,33 @@ def send(
         be believed whatever they say.
     :raises InvalidMessage: something must not stand in a mail, or a limit is passed.
     """
-    for _ in attachments:
-        raise InvalidMessage("attachments", "There is no such file.")
+    options["attachments"] = _files_of(attachments)
     if template is None:
         return send_text(subject=subject, text=text, html=html, **options)
     if template in SECURITY_TEMPLATES:
         raise UnknownTemplate(f"{template!r} is a security mail: only Ghost itself sends it.")
+    if locale is not None and not is_locale(locale):
+        raise InvalidMessage("locale", "It must look like de or de-AT.")
     return send_mail(template=template, context=context or {}, locale=locale, **options)
+
+
+def _files_of(ids: Iterable[UUID]) -> list[Attachment]:
+    """Read the caller's files; no more of them than a mail may have.
+
+    :raises InvalidMessage: there is no such file, or there are too many.
+    """
+    wanted = list(ids)
+    most = current_config().mail.max_attachments
+    if len(wanted) > most:
+        raise InvalidMessage("attachments", f"There are more than {most} files.")
+    caller_id, _ = origin()
+    found = []
+    for file_id in wanted:
+        file = _read_file(file_id, caller_id) if _read_file is not None else None
+        if file is None:
+            raise InvalidMessage("attachments", "There is no such file.")
+        found.append(file)
+    return found
 
 
 def list_messages(
