@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import undefer
 
 from ghost.config import Config, current_config
-from ghost.database import db
+from ghost.database import db, lock_row
 from ghost.jobs import Permanent
 from ghost.logging import redact_text
 from ghost.mail.composers import find_composer
@@ -32,7 +32,6 @@ from ghost.redaction import storable
 NOT_NEEDED = "It was no longer needed."
 ALL_SUPPRESSED = "Every recipient is suppressed."
 MAX_WORDS = 1000
-CLAIMABLE = (*OPEN, FAILED)
 
 _BARE_IP = re.compile(r"@(?:[\d.]+|\[[0-9A-Fa-f:.]+\])(?=>?\Z)")
 # Answers that speak of the mailbox and not of the mail: there is none, or its name can't be one.
@@ -96,27 +95,22 @@ def take(message_id: UUID, job_id: UUID) -> Attempt | Outcome | None:
         is nothing to send.
     :raises Permanent: it can't be made, now or later.
     """
-    claimed = db.session.execute(
-        sa.update(_table)
-        .where(
-            _table.c.id == message_id,
-            _table.c.job_id == job_id,
-            _table.c.status.in_(CLAIMABLE),
-        )
-        .values(status=SENDING, attempts=_table.c.attempts + 1, updated_at=utcnow())
+    mine = sa.and_(
+        MailMessage.id == message_id,
+        MailMessage.job_id == job_id,
+        MailMessage.status.in_((*OPEN, FAILED)),
     )
-    if not claimed.rowcount:  # type: ignore[attr-defined]
+    row = db.session.scalar(
+        lock_row(sa.select(MailMessage).where(mine))
+        .options(*map(undefer, (MailMessage.context, MailMessage.text, MailMessage.html)))
+        .execution_options(populate_existing=True)
+    )
+    if row is None:
         return None
-    row = db.session.get_one(
-        MailMessage,
-        message_id,
-        options=[
-            undefer(MailMessage.context),
-            undefer(MailMessage.text),
-            undefer(MailMessage.html),
-        ],
-        populate_existing=True,
-    )
+    if row.status == FAILED:  # who was refused is asked once more
+        row.refused = {}
+    row.status, row.attempts = SENDING, row.attempts + 1
+    db.session.flush()
     return prepare(row, _attachments_of(row))
 
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from recorded import counted_statements
+from sinks import stay_silent
 
-from ghost.database import db_manager
+from ghost.database import db, db_manager
+from ghost.mail import services
+from ghost.mail.messages import Attachment
 from ghost.mail.models import MailMessage
 from ghost.testing.background import Jobs, Mailbox
+from ghost.testing.clients import Client
 
 HELLO = {"to": ["Ada <ada@example.org>"], "subject": "Hello", "text": "It works."}
 
@@ -175,3 +182,105 @@ def test_sending_needs_its_permission(client: Any, make_user: Any, count: Any) -
 
     assert response.status_code == 403
     assert count() == 0
+
+
+def test_files_come_by_the_reader_that_another_room_gives(
+    client: Any, make_user: Any, jobs: Jobs, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = make_user(roles=["ADMIN"])
+    admin = client.as_user(user)
+    known, asked = uuid4(), []
+
+    def read_file(file_id: UUID, caller_id: UUID | None) -> Attachment | None:
+        asked.append((file_id, caller_id))
+        return Attachment("bill.pdf", b"%PDF-1.7") if file_id == known else None
+
+    monkeypatch.setattr(services, "_read_file", None)
+    services.set_file_reader(read_file)
+
+    unknown = send(admin, **HELLO, attachments=[str(uuid4())])
+    accepted = send(admin, **HELLO, attachments=[str(known)])
+    jobs.run_all()
+
+    assert unknown.status_code == 422
+    assert unknown.json["error"]["details"]["json"] == {"attachments": ["There is no such file."]}
+    assert accepted.status_code == 202
+    assert [file.filename for file in mailbox.to("ada@example.org").attachments] == ["bill.pdf"]
+    assert asked[-1] == (known, user.id)
+
+
+def test_a_repeated_request_sends_one_mail(admin: Any, count: Any) -> None:
+    key = {"Idempotency-Key": "once"}
+
+    first, second = (
+        admin.post("/api/v1/mail/send", json=HELLO, headers=key).json["data"] for _ in range(2)
+    )
+
+    assert first == second
+    assert count() == 1
+
+
+def test_a_failed_mail_is_queued_again(
+    admin: Any, app: Flask, jobs: Jobs, mailbox: Mailbox
+) -> None:
+    mail = send(admin, **HELLO).json["data"]["id"]
+    with app.app_context(), db_manager.transaction() as connection:
+        connection.execute(sa.update(MailMessage).values(status="failed", error="away"))
+
+    response = admin.post(f"/api/v1/mail/messages/{mail}/retry")
+    jobs.run_all()
+
+    assert response.status_code == 200
+    assert (response.json["data"]["status"], response.json["data"]["error"]) == ("queued", None)
+    assert read(admin, mail)["status"] == "sent"
+    assert len(mailbox) == 1
+
+
+def test_nothing_that_a_mail_says_is_shown(
+    admin: Any, client: Any, jobs: Jobs, mailbox: Mailbox
+) -> None:
+    body = {"email": "eve@example.org", "password": "correct horse battery"}
+    client.post("/api/v1/auth/register", json=body)
+    send(admin, to=["ada@example.org"], template="shipped", context={"number": 7, "name": "Ada"})
+    jobs.run_all()
+
+    shipped, verification = admin.get("/api/v1/mail/messages").json["data"]
+
+    assert shipped["subject"] == "Order 7 is on its way"
+    assert verification["to"] == ["eve@example.org"]
+    assert verification["subject"] is None
+    for shown in (shipped, verification):
+        assert shown.keys().isdisjoint({"text", "html", "context", "composer"})
+    code = re.search(r"\b\d{6}\b", mailbox.to("eve@example.org").text)
+    assert code is not None
+    assert code[0] not in str(verification)
+
+
+def test_a_mail_costs_few_statements(admin: Any, app: Flask) -> None:
+    send(admin, **HELLO)
+    with app.app_context():
+        engine = db.engine
+
+    with counted_statements(engine) as statements:
+        assert send(admin, **HELLO).status_code == 202
+
+    written = [one for one in statements if one.startswith("INSERT")]
+    assert [one.split()[2] for one in written] == ["jobs", "mail_messages"]
+    assert len(statements) <= 6, statements
+
+
+@pytest.mark.slow
+def test_no_request_waits_for_a_mail_server_that_swallows_everything(
+    app: Flask, make_app: Any, make_user: Any, make_scripted: Any
+) -> None:
+    server = make_scripted(stay_silent)
+    silent = make_app({"mail": {"url": f"smtp://127.0.0.1:{server.port}", "timeout": 30}})
+    admin = Client(silent, silent.response_class).as_user(make_user(roles=["ADMIN"]))
+    seconds = []
+
+    for _ in range(200):
+        began = time.perf_counter()
+        assert send(admin, **HELLO).status_code == 202
+        seconds.append(time.perf_counter() - began)
+
+    assert sorted(seconds)[int(len(seconds) * 0.99)] < 0.2
