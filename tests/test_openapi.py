@@ -229,13 +229,26 @@ def mail_templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+<<<<<<< HEAD
 def app_config(mail_templates: Path) -> Mapping[str, Any]:
     """Settings without which some operations are not there."""
+=======
+def app_config(tmp_path: Path) -> Mapping[str, Any]:
+    """Settings without which some operations are not there, and a template to send."""
+    folder = tmp_path / "mails"
+    folder.mkdir()
+    (folder / "happy.subject.txt").write_text("Hello\n")
+    (folder / "happy.txt").write_text("It works.\n")
+>>>>>>> main
     return {
         "mail": {
             "sendgrid_webhook_key": sendgrid_public_key(),
             "ses_topic": TOPIC,
+<<<<<<< HEAD
             "templates": str(mail_templates),
+=======
+            "templates": str(folder),
+>>>>>>> main
         }
     }
 
@@ -332,7 +345,31 @@ def _a_schedule(world: World) -> str:
     return "sample"
 
 
+MAIL = "/api/v1/mail"
 SUPPRESSIONS = "/api/v1/mail/suppressions"
+
+
+def _sent_mail(world: World) -> str:
+    """The path of a mail that waits."""
+    body = {"to": [world.address()], "subject": "Hello", "text": "It works."}
+    response = world.boss().post(f"{MAIL}/send", json=body)
+    return f"{MAIL}/messages/{response.json['data']['id']}"
+
+
+def _retried_mail(world: World) -> Any:
+    path = _sent_mail(world)
+    message = world.boss().get(path).json["data"]
+    world.boss().post(f"/api/v1/jobs/{message['job_id']}/cancel")
+    return world.boss().post(f"{path}/retry")
+
+
+def _bulk(world: World) -> Any:
+    body = {"template": "happy", "recipients": [{"to": world.address(), "context": {}}]}
+    return world.boss().post(f"{MAIL}/bulk", json=body)
+
+
+def _batch(world: World) -> str:
+    return f"{MAIL}/batches/{_bulk(world).json['data']['batch_id']}"
 
 
 def _a_suppression(world: World) -> str:
@@ -403,12 +440,25 @@ HAPPY: dict[str, Callable[[World], TestResponse]] = {
     "schedules.update_schedule": lambda world: world.boss().patch(
         f"{JOBS}/schedules/{_a_schedule(world)}", json={"enabled": False}
     ),
+<<<<<<< HEAD
     "mail_batches.send_bulk": _send_bulk,
     "mail_batches.list_batches": lambda world: world.boss().get("/api/v1/mail/batches"),
     "mail_batches.get_batch": lambda world: world.boss().get(_send_bulk(world).headers["Location"]),
     "mail_batches.cancel_batch": lambda world: world.boss().post(
         _send_bulk(world).headers["Location"] + "/cancel"
     ),
+=======
+    "mail.send": lambda world: world.boss().post(
+        f"{MAIL}/send", json={"to": [world.address()], "subject": "Hello", "text": "It works."}
+    ),
+    "mail.list_messages": lambda world: world.boss().get(f"{MAIL}/messages"),
+    "mail.get_message": lambda world: world.boss().get(_sent_mail(world)),
+    "mail.retry_message": _retried_mail,
+    "mail_batches.send_bulk": _bulk,
+    "mail_batches.list_batches": lambda world: world.boss().get(f"{MAIL}/batches"),
+    "mail_batches.get_batch": lambda world: world.boss().get(_batch(world)),
+    "mail_batches.cancel_batch": lambda world: world.boss().post(f"{_batch(world)}/cancel"),
+>>>>>>> main
     "mail_templates.list_all": lambda world: world.boss().get("/api/v1/mail/templates"),
     "mail_templates.preview_template": lambda world: world.boss().post(
         "/api/v1/mail/templates/password-changed/preview", json={"context": {}}

@@ -152,19 +152,28 @@ def test_a_missing_ensurepip_is_told_with_its_cure(tmp_path):
     assert not (tmp_path / "venv").exists()
 
 
+def part_of(path):
+    """Which requirements a file may import."""
+    if path == ROOT / "ghost" / "mail" / "providers" / "ses.py":  # loaded for ses:// alone
+        return "ses"
+    return "ghost.testing" if "testing" in path.parts else "run-time"
+
+
 @pytest.mark.unit
-@pytest.mark.parametrize("is_for_tests", [False, True], ids=["run-time", "ghost.testing"])
-def test_every_import_of_the_package_is_a_requirement(is_for_tests):
+@pytest.mark.parametrize("part", ["run-time", "ghost.testing", "ses"])
+def test_every_import_of_the_package_is_a_requirement(part):
     wanted = requirement_names(PROJECT["dependencies"])
-    if is_for_tests:
+    if part == "ghost.testing":
         wanted |= requirement_names(PROJECT["optional-dependencies"]["dev"])
+    if part == "ses":  # boto3 is a layer on botocore, which it always brings
+        wanted |= requirement_names(PROJECT["optional-dependencies"]["ses"]) | {"botocore"}
     owners = packages_distributions()
 
     imported = find_imports(
         path
         for folder in ("ghost", "migrations")
         for path in (ROOT / folder).rglob("*.py")
-        if ("testing" in path.parts) is is_for_tests
+        if part_of(path) == part
     )
 
     assert {
