@@ -220,35 +220,18 @@ class World:
         return name
 
 
-@pytest.fixture(scope="session")
-def mail_templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("mails")
-    (folder / "news.subject.txt").write_text("News for {{ name }}\n")
-    (folder / "news.txt").write_text("Hello {{ name }}!\n")
-    return folder
-
-
 @pytest.fixture
-<<<<<<< HEAD
-def app_config(mail_templates: Path) -> Mapping[str, Any]:
-    """Settings without which some operations are not there."""
-=======
 def app_config(tmp_path: Path) -> Mapping[str, Any]:
     """Settings without which some operations are not there, and a template to send."""
     folder = tmp_path / "mails"
     folder.mkdir()
     (folder / "happy.subject.txt").write_text("Hello\n")
     (folder / "happy.txt").write_text("It works.\n")
->>>>>>> main
     return {
         "mail": {
             "sendgrid_webhook_key": sendgrid_public_key(),
             "ses_topic": TOPIC,
-<<<<<<< HEAD
-            "templates": str(mail_templates),
-=======
             "templates": str(folder),
->>>>>>> main
         }
     }
 
@@ -378,13 +361,6 @@ def _a_suppression(world: World) -> str:
     return str(response.json["data"]["id"])
 
 
-def _send_bulk(world: World) -> TestResponse:
-    recipients = [{"to": world.address(), "context": {"name": "Ada"}}]
-    return world.boss().post(
-        "/api/v1/mail/bulk", json={"template": "news", "recipients": recipients}
-    )
-
-
 HAPPY: dict[str, Callable[[World], TestResponse]] = {
     "health.live": lambda world: world.client().get("/health/live"),
     "health.ready": lambda world: world.client().get("/health/ready"),
@@ -440,14 +416,6 @@ HAPPY: dict[str, Callable[[World], TestResponse]] = {
     "schedules.update_schedule": lambda world: world.boss().patch(
         f"{JOBS}/schedules/{_a_schedule(world)}", json={"enabled": False}
     ),
-<<<<<<< HEAD
-    "mail_batches.send_bulk": _send_bulk,
-    "mail_batches.list_batches": lambda world: world.boss().get("/api/v1/mail/batches"),
-    "mail_batches.get_batch": lambda world: world.boss().get(_send_bulk(world).headers["Location"]),
-    "mail_batches.cancel_batch": lambda world: world.boss().post(
-        _send_bulk(world).headers["Location"] + "/cancel"
-    ),
-=======
     "mail.send": lambda world: world.boss().post(
         f"{MAIL}/send", json={"to": [world.address()], "subject": "Hello", "text": "It works."}
     ),
@@ -458,7 +426,6 @@ HAPPY: dict[str, Callable[[World], TestResponse]] = {
     "mail_batches.list_batches": lambda world: world.boss().get(f"{MAIL}/batches"),
     "mail_batches.get_batch": lambda world: world.boss().get(_batch(world)),
     "mail_batches.cancel_batch": lambda world: world.boss().post(f"{_batch(world)}/cancel"),
->>>>>>> main
     "mail_templates.list_all": lambda world: world.boss().get("/api/v1/mail/templates"),
     "mail_templates.preview_template": lambda world: world.boss().post(
         "/api/v1/mail/templates/password-changed/preview", json={"context": {}}
