@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -219,10 +220,25 @@ class World:
         return name
 
 
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a template that may be sent; one, or each test would build an application."""
+    folder = tmp_path_factory.mktemp("mails")
+    (folder / "greeting.subject.txt").write_text("Hello")
+    (folder / "greeting.txt").write_text("It works.")
+    return folder
+
+
 @pytest.fixture
-def app_config() -> Mapping[str, Any]:
-    """Settings without which some operations are not there."""
-    return {"mail": {"sendgrid_webhook_key": sendgrid_public_key(), "ses_topic": TOPIC}}
+def app_config(templates: Path) -> Mapping[str, Any]:
+    """Settings without which some operations are not there, or have nothing to send."""
+    return {
+        "mail": {
+            "sendgrid_webhook_key": sendgrid_public_key(),
+            "ses_topic": TOPIC,
+            "templates": str(templates),
+        }
+    }
 
 
 @pytest.fixture
@@ -317,7 +333,28 @@ def _a_schedule(world: World) -> str:
     return "sample"
 
 
-SUPPRESSIONS = "/api/v1/mail/suppressions"
+MAIL = "/api/v1/mail"
+SUPPRESSIONS = f"{MAIL}/suppressions"
+A_MAIL = {"to": ["Ada <ada@example.org>"], "subject": "Hello", "html": "<p>It works.</p>"}
+A_BATCH = {"template": "greeting", "recipients": [{"to": "ada@example.org"}]}
+
+
+def _a_mail(world: World) -> str:
+    """Send a mail; gives the id."""
+    return str(world.boss().post(f"{MAIL}/send", json=A_MAIL).json["data"]["id"])
+
+
+def _a_failed_mail(world: World) -> str:
+    """Send a mail whose job is canceled; gives the mail's id."""
+    boss = world.boss()
+    mail = boss.post(f"{MAIL}/send", json=A_MAIL).json["data"]
+    boss.post(f"{JOBS}/{mail['job_id']}/cancel")
+    return str(mail["id"])
+
+
+def _a_batch(world: World) -> str:
+    """Send a batch; gives the id."""
+    return str(world.boss().post(f"{MAIL}/bulk", json=A_BATCH).json["data"]["batch_id"])
 
 
 def _a_suppression(world: World) -> str:
@@ -380,6 +417,24 @@ HAPPY: dict[str, Callable[[World], TestResponse]] = {
     ),
     "schedules.update_schedule": lambda world: world.boss().patch(
         f"{JOBS}/schedules/{_a_schedule(world)}", json={"enabled": False}
+    ),
+    "mail.send": lambda world: world.boss().post(f"{MAIL}/send", json=A_MAIL),
+    "mail.list_messages": lambda world: (
+        _a_mail(world),
+        world.boss().get(f"{MAIL}/messages?status=queued&per_page=5"),
+    )[1],
+    "mail.get_message": lambda world: world.boss().get(f"{MAIL}/messages/{_a_mail(world)}"),
+    "mail.retry_message": lambda world: world.boss().post(
+        f"{MAIL}/messages/{_a_failed_mail(world)}/retry"
+    ),
+    "mail_batches.send_bulk": lambda world: world.boss().post(f"{MAIL}/bulk", json=A_BATCH),
+    "mail_batches.list_batches": lambda world: (
+        _a_batch(world),
+        world.boss().get(f"{MAIL}/batches"),
+    )[1],
+    "mail_batches.get_batch": lambda world: world.boss().get(f"{MAIL}/batches/{_a_batch(world)}"),
+    "mail_batches.cancel_batch": lambda world: world.boss().post(
+        f"{MAIL}/batches/{_a_batch(world)}/cancel"
     ),
     "mail_templates.list_all": lambda world: world.boss().get("/api/v1/mail/templates"),
     "mail_templates.preview_template": lambda world: world.boss().post(
