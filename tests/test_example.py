@@ -183,6 +183,7 @@ def shop(
     made.run("\n".join(line for line in STEPS["install"].splitlines() if line.startswith("mkdir")))
     for name, text in FILES.items():
         (made.folder / name).write_text(text, encoding="utf-8")
+    made.run(STEPS["template"])
     made.run(STEPS["migrate"])
     yield made
     shutil.rmtree(environment, ignore_errors=True)
@@ -213,7 +214,7 @@ def test_the_migration_has_the_orders_and_nothing_else(shop):
 def test_the_tests_of_the_page_pass(shop):
     database = os.environ.get("GHOST_TEST_DATABASE") or "sqlite"
 
-    assert "4 passed" in shop.run(STEPS["test"], GHOST_TEST_DATABASE=database)
+    assert "5 passed" in shop.run(STEPS["test"], GHOST_TEST_DATABASE=database)
 
 
 def test_an_order_placed_over_http_is_shipped_by_the_worker(shop, redis_server):
