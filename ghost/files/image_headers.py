@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from io import SEEK_CUR, SEEK_END, SEEK_SET, RawIOBase
+from dataclasses import dataclass, field, replace
+from io import SEEK_END
 from typing import BinaryIO
 
-from ghost.files.image_values import ImageInfo, ImageTooLarge, Limits, NotAnImage
-
-# A span of the file, or bytes that take the place of one.
-Piece = range | bytes
+from ghost.files.image_boxes import read_boxes
+from ghost.files.image_pieces import Piece
+from ghost.files.image_values import (
+    ImageInfo,
+    ImageTooLarge,
+    Limits,
+    NotAnImage,
+    check_frames,
+    check_limits,
+)
 
 MAX_STEPS = 50_000  # segments of a JPEG, chunks of a PNG or WebP
 MAX_BLOCKS = 500_000  # of a GIF, whose blocks have 255 bytes at most
@@ -87,29 +93,11 @@ def read_header(file: BinaryIO, limits: Limits) -> Header:
         header = walk(file, size, limits)
     except (IndexError, struct.error) as error:
         raise NotAnImage("This image is cut off.") from error
+    if header.format == "WEBP":
+        # Its decoder keeps four copies in colours and alpha, where others have one or two.
+        limits = replace(limits, max_pixels=limits.max_pixels // 2)
     check_limits(header.width, header.height, header.frames, limits)
     return header
-
-
-def check_limits(width: int, height: int, frames: int, limits: Limits) -> None:
-    """Refuse a picture of too many pixels or frames.
-
-    :raises ImageTooLarge: it passes a limit.
-    :raises NotAnImage: it has no pixels.
-    """
-    pixels = width * height
-    if pixels < 1:
-        raise NotAnImage("This image has no pixels.")
-    if pixels > limits.max_pixels:
-        raise ImageTooLarge(
-            f"An image may have {limits.max_pixels} pixels; this one has {width} x {height}."
-        )
-    _check_frames(frames, limits)
-    if frames > 1 and frames * pixels > limits.max_frame_pixels:
-        raise ImageTooLarge(
-            f"An animation may have {limits.max_frame_pixels} pixels in all of its frames; this "
-            f"one has {frames} x {width} x {height}."
-        )
 
 
 def read_orientation(exif: bytes) -> int:
@@ -132,63 +120,6 @@ def read_orientation(exif: bytes) -> int:
     except struct.error:
         pass
     return 1
-
-
-class PiecesReader(RawIOBase):
-    """The pieces of a file as one file of their own."""
-
-    def __init__(self, file: BinaryIO, pieces: tuple[Piece, ...]) -> None:
-        super().__init__()
-        self._file = file
-        self._pieces = pieces
-        self._starts = []
-        self._size = 0
-        for piece in pieces:
-            self._starts.append(self._size)
-            self._size += len(piece)
-        self._position = 0
-        self._number = 0  # the piece that was read last: most reads go on in it
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = SEEK_SET) -> int:
-        base = {SEEK_SET: 0, SEEK_CUR: self._position, SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def read(self, size: int | None = -1) -> bytes:
-        """Read that many bytes, fewer only at the end."""
-        left = self._size - self._position
-        wanted = left if size is None or size < 0 else min(size, left)
-        taken = []
-        while wanted > 0:
-            some = self._read_piece(wanted)
-            if not some:
-                break
-            taken.append(some)
-            wanted -= len(some)
-            self._position += len(some)
-        return taken[0] if len(taken) == 1 else b"".join(taken)
-
-    def _read_piece(self, wanted: int) -> bytes:
-        number = self._number
-        while self._starts[number] > self._position:
-            number -= 1
-        while self._position >= self._starts[number] + len(self._pieces[number]):
-            number += 1
-        self._number = number
-        piece, inside = self._pieces[number], self._position - self._starts[number]
-        if isinstance(piece, bytes):
-            return piece[inside : inside + wanted]
-        self._file.seek(piece.start + inside)
-        return self._file.read(min(wanted, len(piece) - inside))
 
 
 # --- JPEG. See ITU-T T.81, annex B. ---------------------------------------------------------------
@@ -377,7 +308,7 @@ def _walk_webp(file: BinaryIO, size: int, limits: Limits) -> Header:
                 found.width, found.height = _frame_size(kind, file.read(10))
         elif kind == b"ANMF":
             found.frames += 1
-            _check_frames(found.frames, limits)
+            check_frames(found.frames, limits)
         elif kind == b"EXIF" and length <= MAX_EXIF_BYTES:
             found.orientation = read_orientation(file.read(length).removeprefix(b"Exif\0\0"))
         elif kind == b"ICCP":
@@ -419,11 +350,6 @@ def _frame_size(kind: bytes, start: bytes) -> tuple[int, int]:
     return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
 
 
-def _check_frames(frames: int, limits: Limits) -> None:
-    if frames > limits.max_frames:
-        raise ImageTooLarge(f"An animation may have {limits.max_frames} frames.")
-
-
 def _read_at(file: BinaryIO, position: int, length: int) -> bytes:
     file.seek(position)
     return file.read(length)
@@ -442,9 +368,19 @@ def _header(name: str, content_type: str, found: _Found) -> Header:
     )
 
 
+# --- AVIF and HEIC: see image_boxes. --------------------------------------------------------------
+
+
+def _walk_boxes(file: BinaryIO, size: int, limits: Limits) -> Header:
+    found = read_boxes(file, size, limits)
+    name, content_type = ("AVIF", "image/avif") if found.is_avif else ("HEIC", "image/heic")
+    return Header(name, content_type, found.width, found.height, 1, 1, found.pieces)
+
+
 _WALKS: tuple[tuple[Callable[[bytes], bool], Callable[[BinaryIO, int, Limits], Header]], ...] = (
     (lambda start: start.startswith(b"\xff\xd8\xff"), _walk_jpeg),
     (lambda start: start.startswith(_PNG_SIGN), _walk_png),
     (lambda start: start.startswith((b"GIF87a", b"GIF89a")), _walk_gif),
     (lambda start: start[:4] == b"RIFF" and start[8:12] == b"WEBP", _walk_webp),
+    (lambda start: start[4:8] == b"ftyp", _walk_boxes),
 )

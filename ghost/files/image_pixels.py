@@ -11,6 +11,8 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
 from io import BytesIO
 from typing import Any, BinaryIO
 
@@ -26,8 +28,17 @@ from PIL import (
 )
 
 from ghost.errors import GhostError
-from ghost.files.image_headers import Header, PiecesReader, check_limits
-from ghost.files.image_values import ImageInfo, ImageTooLarge, Limits, NotAnImage, Picture, Variant
+from ghost.files.image_headers import Header, read_orientation
+from ghost.files.image_pieces import PiecesReader
+from ghost.files.image_values import (
+    ImageInfo,
+    ImageTooLarge,
+    Limits,
+    NotAnImage,
+    Picture,
+    Variant,
+    check_limits,
+)
 
 # Our own limits are checked first; what passes them and alarms Pillow is an error all the same.
 warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -129,11 +140,22 @@ def _opened(
 ) -> Iterator[tuple[ImageFile.ImageFile, Header]]:
     """Open a picture with the decoder of its format, which reads the header only."""
     reader = PiecesReader(file, header.pieces)
-    # Pillow says BinaryIO, and uses read, seek and tell.
-    with _DECODERS[header.format](reader) as image:  # type: ignore[arg-type]
-        # Where decoder and walk disagree, the larger one is what would be decoded.
-        check_limits(*image.size, header.frames, limits)
-        yield image, replace(header, width=image.width, height=image.height)
+    with _decoder(header.format)(reader) as image:
+        # Where decoder and walk disagree, it is the decoder's that gets decoded.
+        check_limits(image.width, image.height, header.frames, limits)
+        header = replace(header, width=image.width, height=image.height)
+        if header.format == "AVIF":  # Pillow makes Exif of how its boxes turn it
+            exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+            header = replace(header, orientation=read_orientation(exif))
+        yield image, header
+
+
+def _decoder(name: str) -> Any:
+    if name == "HEIC":
+        if find_spec("pillow_heif") is None:
+            raise NotAnImage("HEIC images are not supported here.")
+        return import_module("pillow_heif.as_plugin").HeifImageFile
+    return _DECODERS[name]
 
 
 def _inflate(file: BinaryIO, header: Header, image: Image.Image) -> None:
@@ -267,15 +289,18 @@ def _keep_options(image: ImageFile.ImageFile, header: Header) -> dict[str, Any]:
             "progressive": bool(image.info.get("progressive")),
         }
     if header.format == "WEBP":
-        return {"lossless": True, "method": 2} if header.is_lossless else {"quality": 90}
+        return {"lossless": header.is_lossless, "quality": 90, "method": 2}
     if "transparency" in image.info:  # PNG and GIF
         return {"transparency": image.info["transparency"]}
-    return {"AVIF": {"quality": 85, "speed": 8}}.get(header.format, {})
+    return {"AVIF": {"quality": 80, "speed": 10}, "HEIC": {"quality": 85}}.get(header.format, {})
 
 
 def _encode(image: Image.Image, name: str, options: dict[str, Any]) -> bytes:
     # Some encoders write what they find here: comments, profiles.
     image.info = {}
     target = BytesIO()
+    if name == "HEIC":
+        import_module("pillow_heif").from_pillow(image).save(target, **options)
+        return target.getvalue()
     image.save(target, name, **options)
     return target.getvalue()

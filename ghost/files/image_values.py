@@ -72,3 +72,29 @@ class Picture:
 
     content: bytes
     info: ImageInfo
+
+
+def check_limits(width: int, height: int, frames: int, limits: Limits) -> None:
+    """Refuse a picture of too many pixels or frames.
+
+    :raises ImageTooLarge: it passes a limit.
+    :raises NotAnImage: it has no pixels.
+    """
+    pixels = width * height
+    if pixels < 1:
+        raise NotAnImage("This image has no pixels.")
+    if pixels > limits.max_pixels:
+        raise ImageTooLarge(
+            f"An image may have {limits.max_pixels} pixels; this one has {width} x {height}."
+        )
+    check_frames(frames, limits)
+    if frames > 1 and frames * pixels > limits.max_frame_pixels:
+        raise ImageTooLarge(
+            f"An animation may have {limits.max_frame_pixels} pixels in all of its frames; this "
+            f"one has {frames} x {width} x {height}."
+        )
+
+
+def check_frames(frames: int, limits: Limits) -> None:
+    if frames > limits.max_frames:
+        raise ImageTooLarge(f"An animation may have {limits.max_frames} frames.")
