@@ -289,7 +289,9 @@ def _keep_options(image: ImageFile.ImageFile, header: Header) -> dict[str, Any]:
             "progressive": bool(image.info.get("progressive")),
         }
     if header.format == "WEBP":
-        return {"lossless": header.is_lossless, "quality": 90, "method": 2}
+        # Without loss, quality is how hard the encoder tries.
+        quality = 50 if header.is_lossless else 90
+        return {"lossless": header.is_lossless, "quality": quality, "method": 2}
     if "transparency" in image.info:  # PNG and GIF
         return {"transparency": image.info["transparency"]}
     return {"AVIF": {"quality": 80, "speed": 10}, "HEIC": {"quality": 85}}.get(header.format, {})
