@@ -24,8 +24,10 @@ from ghost.files.image_values import (
 
 MAX_STEPS = 50_000  # segments of a JPEG, chunks of a PNG or WebP
 MAX_BLOCKS = 500_000  # of a GIF, whose blocks have 255 bytes at most
-# Passes over a JPEG, each of which may be a few bytes and costs a walk over all of its pixels.
+# Passes over a JPEG, each of which may be a few bytes and costs a walk over all of its pixels: how
+# many there may be, and how many of the largest picture. Encoders make about ten.
 MAX_SCANS = 64
+MAX_LARGE_SCANS = 12
 MAX_PROFILE_BYTES = 4 * 2**20
 MAX_EXIF_BYTES = 2**16
 
@@ -93,8 +95,8 @@ def read_header(file: BinaryIO, limits: Limits) -> Header:
         header = walk(file, size, limits)
     except (IndexError, struct.error) as error:
         raise NotAnImage("This image is cut off.") from error
-    if header.format == "WEBP":
-        # Its decoder keeps four copies in colours and alpha, where others have one or two.
+    if header.format in ("AVIF", "WEBP"):
+        # Decoder (WebP) or encoder (AVIF) take 16 bytes or more for a pixel, where others take 4.
         limits = replace(limits, max_pixels=limits.max_pixels // 2)
     check_limits(header.width, header.height, header.frames, limits)
     return header
@@ -152,7 +154,7 @@ def _walk_jpeg(file: BinaryIO, size: int, limits: Limits) -> Header:
             if not components:
                 raise NotAnImage
             if is_progressive or file.read(1)[0] < components:
-                _count_scans(file, position)
+                _check_scans(file, position, found.width * found.height, limits)
             found.keep(position, size)
             return _header("JPEG", "image/jpeg", found)
         if kind in _FRAMES_READ:
@@ -182,14 +184,14 @@ def _walk_jpeg(file: BinaryIO, size: int, limits: Limits) -> Header:
     raise NotAnImage
 
 
-def _count_scans(file: BinaryIO, position: int) -> None:
+def _check_scans(file: BinaryIO, position: int, pixels: int, limits: Limits) -> None:
     file.seek(position)
     scans, last = 0, b""
     while some := file.read(2**20):
         scans += (last + some).count(b"\xff\xda")
         last = some[-1:]
-    if scans > MAX_SCANS:
-        raise NotAnImage(f"A JPEG may have {MAX_SCANS} scans; this one has more.")
+    if scans > MAX_SCANS or scans * pixels > MAX_LARGE_SCANS * limits.max_pixels:
+        raise ImageTooLarge(f"A JPEG of this size may not have {scans} scans.")
 
 
 # --- PNG. See the PNG specification, third edition, section 5. ------------------------------------

@@ -294,7 +294,11 @@ def _keep_options(image: ImageFile.ImageFile, header: Header) -> dict[str, Any]:
         return {"lossless": header.is_lossless, "quality": quality, "method": 2}
     if "transparency" in image.info:  # PNG and GIF
         return {"transparency": image.info["transparency"]}
-    return {"AVIF": {"quality": 80, "speed": 10}, "HEIC": {"quality": 85}}.get(header.format, {})
+    if header.format == "AVIF":
+        return {"quality": 80, "speed": 10}
+    if header.format == "HEIC":  # its default preset takes eight times as long
+        return {"quality": 85, "enc_params": {"preset": "ultrafast"}}
+    return {}
 
 
 def _encode(image: Image.Image, name: str, options: dict[str, Any]) -> bytes:

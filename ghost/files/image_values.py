@@ -24,6 +24,7 @@ class ImageTooLarge(PayloadTooLarge):
 class Limits:
     """How much one picture may ask of us; checked before anything is decoded.
 
+    :param max_pixels: width x height; half of it for WebP and AVIF, which take more memory.
     :param max_frame_pixels: frames x width x height of an animation.
     """
 

@@ -123,7 +123,8 @@ def refused() -> Iterator[tuple[str, bytes]]:
 
     yield "JPEG of 60 kilopixels squared", resized_jpeg(encode(picture(), "JPEG"), 60_000, 60_000)
     yield "JPEG of no rows", resized_jpeg(encode(picture(), "JPEG"), 60, 0)
-    yield "JPEG of 500 scans", many_scans(4_000, 500)
+    yield "JPEG of 500 scans", many_scans(400, 500)
+    yield "JPEG of 49 megapixels and 20 scans", many_scans(7_000, 20)
     yield "JPEG of a million segments", jpeg_with(segment(0xEF, b"") * 1_000_000)
     yield "JPEG with 20 MiB of nothing", jpeg_with(b"\0" * 20 * 2**20)
     yield "JPEG with 20 MiB of fill bytes", jpeg_with(b"\xff" * 20 * 2**20)

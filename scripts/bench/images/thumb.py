@@ -1,4 +1,4 @@
-"""SOURCE TIMES: makes thumbnails of 256 px; prints one line of JSON, as the benchmark's peers do."""
+"""SOURCE TIMES: makes thumbnails; prints one line of JSON, as the peers of the benchmark do."""
 
 import json
 import sys
