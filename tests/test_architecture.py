@@ -18,7 +18,7 @@ FLOORS = {
         "app", "cli", "devserver", "embedded", "migrate", "processes", "server", "supervisor",
         "testing", "worker",
     },
-    "rooms": {"auth", "docs", "health", "mail", "users"},
+    "rooms": {"auth", "docs", "files", "health", "mail", "users"},
     "machinery": {"jobs"},
     "foundation": {
         "access", "affinity", "api", "config", "config_mail", "config_schedules", "config_sections",

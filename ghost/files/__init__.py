@@ -1,0 +1,1 @@
+"""Uploads: where they lie, who may see them, and the pictures among them."""
