@@ -3,18 +3,19 @@
 Planning the query for session, account and rights costs the server four times what running it does,
 and SQLAlchemy's execution costs this process as much again. So such a statement is prepared once
 for each connection, and then only named. Everything else is as ever: the pool, the limits on every
-wait, the errors. It is an ordinary Core statement on SQLite, where neither costs much, and where
-somebody watches the statements by `database.echo` or the event `before_cursor_execute`, as tracers
-do, since SQLAlchemy shows only its own.
+wait, the errors. On SQLite, where planning costs little, an update goes to the driver as text that
+is made once, and a read is an ordinary Core statement. So is everything where somebody watches the
+statements by `database.echo` or the event `before_cursor_execute`, as tracers do, since SQLAlchemy
+shows only its own.
 """
 
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeVar
 
 import psycopg2
@@ -54,12 +55,21 @@ class _Prepared:
 
     def __init__(self, statement: Any) -> None:
         self._statement = statement
+        self._plans: dict[str, _Plan] = {}  # by the kind of database
 
-    @cached_property
+    @property
     def _plan(self) -> _Plan:
-        """Compiled when it is first needed: an application on SQLite never needs it."""
+        """Compiled when it is first needed."""
+        dialect = db.engine.dialect
+        plan = self._plans.get(dialect.name)
+        if plan is None:
+            plan = self._plans[dialect.name] = self._make_plan(dialect)
+        return plan
+
+    def _make_plan(self, dialect: sa.Dialect) -> _Plan:
+        is_prepared = dialect.name == "postgresql"
         numbered = postgresql.dialect(paramstyle="numeric_dollar")
-        compiled: Any = self._statement.compile(dialect=numbered)
+        compiled: Any = self._statement.compile(dialect=numbered if is_prepared else dialect)
         names = tuple(compiled.positiontup or ())
         name = f"ghost_{hashlib.sha256(compiled.string.encode()).hexdigest()[:16]}"
         marks = f" ({', '.join(['%s'] * len(names))})" if names else ""
@@ -67,12 +77,12 @@ class _Prepared:
         return _Plan(
             name=name,
             prepare=f"PREPARE {name} AS {compiled.string}",
-            execute=f"EXECUTE {name}{marks}",
+            execute=f"EXECUTE {name}{marks}" if is_prepared else compiled.string,
             parameters=names,
             fixed=compiled.params,
-            bind=dict(_binders(compiled, db.engine.dialect)),
+            bind=dict(_binders(compiled, dialect)),
             row=namedtuple("Row", columns.keys(), rename=True),
-            convert=tuple(_converters(columns, db.engine.dialect)),
+            convert=tuple(_converters(columns, dialect)),
         )
 
     def _run(
@@ -106,14 +116,38 @@ class _Prepared:
         except (ValueError, OverflowError) as error:  # a value that psycopg2 can't send
             raise sa.exc.DataError(plan.execute, None, error, hide_parameters=True) from error
 
+    def _run_as_text(
+        self, connection: Connection, values: Mapping[str, Any], read: Callable[[Any], T]
+    ) -> T:
+        """Execute on SQLite, as a transaction of its own; the driver keeps the plan.
+
+        :param read: takes what is wanted from the cursor.
+        """
+        plan = self._plan
+        raw: Any = connection.connection.dbapi_connection
+        sent: list[Any] = []
+        try:
+            sent.extend(_values(plan, values))
+            cursor = raw.execute(plan.execute, sent)
+            try:
+                return read(cursor)
+            finally:
+                cursor.close()  # before that nothing is committed
+        except sqlite3.Error as error:
+            connection._handle_dbapi_exception(error, plan.execute, sent, None, None)
+            raise
+        except (ValueError, OverflowError) as error:  # a value that the driver can't send
+            raise sa.exc.DataError(plan.execute, None, error, hide_parameters=True) from error
+
     def _row(self, cursor: Any) -> Any:
         found = cursor.fetchone()
         if found is None:
             return None
         row = list(found)
-        for place, convert in self._plan.convert:
+        plan = self._plan
+        for place, convert in plan.convert:
             row[place] = convert(row[place])
-        return self._plan.row._make(row)
+        return plan.row._make(row)
 
 
 class PreparedRead(_Prepared):
@@ -151,20 +185,29 @@ class PreparedWrite(_Prepared):
 
         :param connection: in autocommit, from `db_manager.connection()`.
         """
-        if not _is_prepared_on(connection.engine):
+        if _is_watched(connection.engine):
             return connection.execute(self._statement, values).first()
-        return self._run(connection, values, self._row)
+        return self._run_on(connection, values, self._row)
 
     def count(self, connection: Connection, values: Mapping[str, Any]) -> int:
         """Return how many rows it changed."""
-        if not _is_prepared_on(connection.engine):
+        if _is_watched(connection.engine):
             return int(connection.execute(self._statement, values).rowcount)
-        return self._run(connection, values, lambda cursor: int(cursor.rowcount))
+        return self._run_on(connection, values, lambda cursor: int(cursor.rowcount))
+
+    def _run_on(
+        self, connection: Connection, values: Mapping[str, Any], read: Callable[[Any], T]
+    ) -> T:
+        run = self._run if connection.dialect.name == "postgresql" else self._run_as_text
+        return run(connection, values, read)
 
 
 def _is_prepared_on(engine: Engine) -> bool:
-    is_watched = engine.echo or engine.dispatch.before_cursor_execute
-    return engine.dialect.name == "postgresql" and not is_watched
+    return engine.dialect.name == "postgresql" and not _is_watched(engine)
+
+
+def _is_watched(engine: Engine) -> bool:
+    return bool(engine.echo or engine.dispatch.before_cursor_execute)
 
 
 def _values(plan: _Plan, values: Mapping[str, Any]) -> Iterator[Any]:

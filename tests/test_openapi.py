@@ -220,23 +220,22 @@ class World:
         return name
 
 
-@pytest.fixture(scope="module")
-def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a template that may be sent; one, or each test would build an application."""
+@pytest.fixture(scope="session")
+def mail_templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mails")
-    (folder / "greeting.subject.txt").write_text("Hello")
-    (folder / "greeting.txt").write_text("It works.")
+    (folder / "news.subject.txt").write_text("News for {{ name }}\n")
+    (folder / "news.txt").write_text("Hello {{ name }}!\n")
     return folder
 
 
 @pytest.fixture
-def app_config(templates: Path) -> Mapping[str, Any]:
-    """Settings without which some operations are not there, or have nothing to send."""
+def app_config(mail_templates: Path) -> Mapping[str, Any]:
+    """Settings without which some operations are not there."""
     return {
         "mail": {
             "sendgrid_webhook_key": sendgrid_public_key(),
             "ses_topic": TOPIC,
-            "templates": str(templates),
+            "templates": str(mail_templates),
         }
     }
 
@@ -336,7 +335,6 @@ def _a_schedule(world: World) -> str:
 MAIL = "/api/v1/mail"
 SUPPRESSIONS = f"{MAIL}/suppressions"
 A_MAIL = {"to": ["Ada <ada@example.org>"], "subject": "Hello", "html": "<p>It works.</p>"}
-A_BATCH = {"template": "greeting", "recipients": [{"to": "ada@example.org"}]}
 
 
 def _a_mail(world: World) -> str:
@@ -352,15 +350,17 @@ def _a_failed_mail(world: World) -> str:
     return str(mail["id"])
 
 
-def _a_batch(world: World) -> str:
-    """Send a batch; gives the id."""
-    return str(world.boss().post(f"{MAIL}/bulk", json=A_BATCH).json["data"]["batch_id"])
-
-
 def _a_suppression(world: World) -> str:
     """Suppress an address; gives the id."""
     response = world.boss().post(SUPPRESSIONS, json={"email": world.address()})
     return str(response.json["data"]["id"])
+
+
+def _send_bulk(world: World) -> TestResponse:
+    recipients = [{"to": world.address(), "context": {"name": "Ada"}}]
+    return world.boss().post(
+        "/api/v1/mail/bulk", json={"template": "news", "recipients": recipients}
+    )
 
 
 HAPPY: dict[str, Callable[[World], TestResponse]] = {
@@ -427,14 +427,11 @@ HAPPY: dict[str, Callable[[World], TestResponse]] = {
     "mail.retry_message": lambda world: world.boss().post(
         f"{MAIL}/messages/{_a_failed_mail(world)}/retry"
     ),
-    "mail_batches.send_bulk": lambda world: world.boss().post(f"{MAIL}/bulk", json=A_BATCH),
-    "mail_batches.list_batches": lambda world: (
-        _a_batch(world),
-        world.boss().get(f"{MAIL}/batches"),
-    )[1],
-    "mail_batches.get_batch": lambda world: world.boss().get(f"{MAIL}/batches/{_a_batch(world)}"),
+    "mail_batches.send_bulk": _send_bulk,
+    "mail_batches.list_batches": lambda world: world.boss().get("/api/v1/mail/batches"),
+    "mail_batches.get_batch": lambda world: world.boss().get(_send_bulk(world).headers["Location"]),
     "mail_batches.cancel_batch": lambda world: world.boss().post(
-        f"{MAIL}/batches/{_a_batch(world)}/cancel"
+        _send_bulk(world).headers["Location"] + "/cancel"
     ),
     "mail_templates.list_all": lambda world: world.boss().get("/api/v1/mail/templates"),
     "mail_templates.preview_template": lambda world: world.boss().post(

@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from ghost.config import current_config
 from ghost.database import db, db_manager
 from ghost.jobs import Permanent, current_job, job
 from ghost.jobs.retries import backoff_seconds
+from ghost.logging import logger
 from ghost.mail import delivery, signals
 from ghost.mail.batch_ledger import (
     CANCELED,
@@ -42,6 +44,8 @@ from ghost.mail.rendering import render
 from ghost.mail.suppression import canonical, suppress, suppressed
 from ghost.models import utcnow
 
+T = TypeVar("T")
+
 NAME = "mail.deliver_batch"
 SLICE_SECONDS = 60.0
 # Above a slice and the longest that one mail can take: 4 times `mail.timeout` for each of two
@@ -54,6 +58,7 @@ MAX_ATTEMPTS = 100
 PUT_OFF_SECONDS = 30.0
 LOOK_SECONDS = 1.0
 RECORD_SECONDS = 30.0
+RECORD_PAUSE_SECONDS = 0.5
 INTERRUPTED = "Its worker ended while it was being sent, each time that it was tried."
 
 FIRST = UUID(int=0)
@@ -202,15 +207,35 @@ class Slice:
         """Say of a message that it is being sent, and of the one before what came of it."""
         last, self._last = self._last, None
         ended = last[2] if last else None
-        recorded, claimed = self._ledger.claim(attempt.row_id, attempt.number - 1, ended)
+        recorded, claimed = self._persist(
+            lambda: self._ledger.claim(attempt.row_id, attempt.number - 1, ended)
+        )
         if last and recorded:
             self._tell(*last)
         return claimed
 
     def _record_last(self) -> None:
         last, self._last = self._last, None
-        if last and self._ledger.record(last[2]):
+        if last and self._persist(lambda: self._ledger.record(last[2])):
             self._tell(*last)
+
+    def _persist(self, write: Callable[[], T]) -> T:
+        """Write, and again for a while when the database is away.
+
+        What came of a mail is known here alone: not written down, it would be sent once more.
+
+        :raises sqlalchemy.exc.DBAPIError: the database is away for longer.
+        """
+        deadline = time.monotonic() + RECORD_SECONDS
+        while True:
+            try:
+                return write()
+            except DBAPIError as error:
+                if not _may_pass(error) or time.monotonic() >= deadline:
+                    raise
+                logger.bind(error=str(error.orig)).warning("A mail's outcome waits to be written.")
+                self._ledger.recover()
+                time.sleep(RECORD_PAUSE_SECONDS)
 
     def _tell(self, attempt: Attempt, outcome: Outcome, ended: Ended) -> None:
         """Tell of a message whose outcome is committed."""
@@ -255,6 +280,11 @@ class Slice:
             return True
         self._look_at = time.monotonic() + LOOK_SECONDS
         return self._ledger.may_go_on()
+
+
+def _may_pass(error: DBAPIError) -> bool:
+    """Tell whether a statement may succeed later: no connection, a lock, a server that stops."""
+    return error.connection_invalidated or isinstance(error, OperationalError)
 
 
 def _with_suppressions(rows: Sequence[Any]) -> Iterator[tuple[Any, str | None]]:

@@ -263,6 +263,10 @@ class BatchLedger:
         values = {**ended.values(), "now": utcnow()}
         return _record_alone.first(self._connection, values) is not None
 
+    def recover(self) -> None:
+        """Get ready for another statement after one that failed."""
+        self._connection.rollback()
+
     def drop(self, message_id: UUID, error: str, refused: Mapping[str, str]) -> bool:
         """End a message that is not sent; False when it is not there to be ended."""
         values = {"wanted": message_id, "words": error, "who_not": dict(refused), "now": utcnow()}

@@ -74,7 +74,8 @@ def send_bulk(
         {"id": uuid7(), "to": [str(address)], "context": dict(context), **shared}
         for address, context in found.values()
     ]
-    insert = sa.insert(messages)
+    # With RETURNING many rows are one statement; psycopg2's executemany sends row by row.
+    insert = sa.insert(messages).returning(messages.c.id)
     for start in range(0, len(rows), CHUNK):
         db.session.execute(insert, rows[start : start + CHUNK])
     return batch

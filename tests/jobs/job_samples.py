@@ -128,6 +128,16 @@ def last(path: str, seconds: float) -> None:
 
 
 @job
+def heed(path: str) -> None:
+    """Work until the worker stops."""
+    note(path, "begin")
+    ends_at = time.monotonic() + 60
+    while not current_job.is_to_stop and time.monotonic() < ends_at:
+        time.sleep(0.02)
+    note(path, "told" if current_job.is_to_stop else "never told")
+
+
+@job
 def name_connection(path: str) -> None:
     note(path, str(db.session.scalar(sa.text("SELECT pg_backend_pid()"))))
 

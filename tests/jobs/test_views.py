@@ -9,8 +9,10 @@ import job_samples as samples
 import pytest
 
 from ghost import db
+from ghost.errors import Conflict
 from ghost.jobs import runner, services
 from ghost.jobs.models import Lease
+from ghost.jobs.signals import job_canceled
 from ghost.models import utcnow
 from ghost.users.models import User
 
@@ -236,6 +238,22 @@ def test_a_failed_job_is_tried_again_as_often_as_a_new_one(boss, enqueue, run, l
     assert data["error"] is None
     assert [run(job_id, number) for number in (4, 5, 6)] == ["retrying", "retrying", "failed"]
     assert len(ledger.get(job_id).history) == 6
+
+
+def test_whoever_listens_hears_of_a_cancel_in_its_transaction(app, boss, enqueue, ledger, out):
+    job_id = enqueue(samples.write, str(out))
+
+    def refuse(_app, *, job_id, name):
+        told.append((job_id, name))
+        raise Conflict
+
+    told = []
+    with job_canceled.connected_to(refuse):
+        answer = boss.post(f"/api/v1/jobs/{job_id}/cancel")
+
+    assert answer.status_code == 409
+    assert told == [(job_id, samples.write.name)]
+    assert ledger.get(job_id).status == "queued"
 
 
 def test_a_canceled_job_is_tried_again_and_a_waiting_one_is_not(boss, enqueue, run, out):

@@ -425,6 +425,20 @@ def test_sigterm_for_all_its_processes_ends_no_job_either(start_worker, enqueue,
 
 
 @pytest.mark.slow
+def test_a_job_can_see_that_its_worker_stops(start_worker, enqueue, ledger, out):
+    worker = start_worker()
+    enqueue(samples.heed, str(out))
+    wait_until(out.exists)
+
+    for pid in (worker.pid, *worker.children()):
+        os.kill(pid, signal.SIGTERM)
+
+    assert worker.wait(20) == 0
+    assert out.read_text().split() == ["begin", "told"]
+    assert ledger.statuses() == ["finished"]
+
+
+@pytest.mark.slow
 def test_a_second_signal_gives_the_running_job_back(start_worker, enqueue, ledger, out):
     worker = start_worker()
     job_id = enqueue(samples.last, str(out), 60.0)

@@ -504,6 +504,30 @@ def test_a_worker_that_stops_gives_the_batch_back(
     assert statuses(batch) == ["sent", "sent"]
 
 
+@pytest.mark.only_on("postgresql")
+def test_an_outcome_outlives_the_connection_to_the_database(
+    session: Any, jobs: Jobs, mailbox: Mailbox
+) -> None:
+    batch = send_bulk("news", people("ada", "grace", "alan"))
+    session.commit()
+    cut = []
+
+    def cut_it(_app: Any, **_values: Any) -> None:
+        if not cut:
+            others = (
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND query LIKE 'EXECUTE ghost%'"
+            )
+            cut.append(len(db.session.execute(sa.text(others)).all()))
+
+    with mail_sent.connected_to(cut_it):
+        jobs.run_all()
+
+    assert cut[0] >= 1
+    assert [message.attempts for message in messages_of(batch)] == [1, 1, 1]
+    assert len(mailbox) == 3
+
+
 # --- Canceling ------------------------------------------------------------------------------------
 
 
@@ -662,7 +686,7 @@ def test_a_full_batch_fits_into_a_body_and_more_does_not(boss: Client) -> None:
     full = body(*(f"reader{number}" for number in range(10_000)))
     full["recipients"][0]["context"]["more"] = "x" * 1_100_000
 
-    fits = boss.post(f"{URL}/bulk", json=full)
+    fits = boss.post(f"{URL}/bulk", json=full, headers={"Idempotency-Key": "one"})
     full["recipients"][0]["context"]["more"] = "x" * 10_300_000
     too_long = boss.post(f"{URL}/bulk", json=full)
     elsewhere = boss.post("/api/v1/jobs", json={"name": "x" * 1_100_000})
@@ -682,6 +706,20 @@ def test_a_batch_is_canceled_over_http(boss: Client) -> None:
     assert canceled.json["data"]["status"] == "canceled"
     assert canceled.json["data"]["failed"] == 1
     assert again.status_code == 409
+
+
+class TestWithLimits:
+    @pytest.fixture
+    def app_config(self, templates: Path) -> Mapping[str, Any]:
+        return {
+            "mail": {"templates": str(templates), "send_limit": "2/minute"},
+            "ratelimit": {"enabled": True},
+        }
+
+    def test_callers_have_a_limit_to_send(self, boss: Client) -> None:
+        answers = [boss.post(f"{URL}/bulk", json=body("ada")) for _ in range(3)]
+
+        assert [answer.status_code for answer in answers] == [202, 202, 429]
 
 
 def test_no_such_batch_is_404(boss: Client) -> None:

@@ -1,7 +1,8 @@
-"""Send COUNT mails as one batch to 127.0.0.1:PORT: send.py PORT COUNT -> two times.
+"""Send COUNT mails as one batch to 127.0.0.1:PORT: send.py PORT COUNT -> two kinds of seconds.
 
-What is measured is the job, from its claim to the mark that it finished, with every status of every
-mail in the ledger; the batch was accepted before, as by a request.
+What is measured, in seconds and in those of the processor, is the job, from its claim to the mark
+that it finished, with every status of every mail in the ledger; the batch was accepted before, as
+by a request.
 """
 
 from __future__ import annotations
