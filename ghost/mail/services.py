@@ -247,6 +247,8 @@ def _add(
     template: str | None = None,
     locale: str | None = None,
 ) -> MailMessage:
+    if send_at is not None and send_at.tzinfo is None:
+        raise InvalidMessage("send_at", "The time has no zone.")
     config = current_config()
     message = Message(
         to=to,

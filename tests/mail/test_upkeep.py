@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
@@ -12,7 +13,8 @@ from ghost.database import db
 from ghost.jobs.control import cancel
 from ghost.jobs.models import Job
 from ghost.jobs.signals import job_failed
-from ghost.mail import MailBatch, MailMessage, mail_failed, send_text
+from ghost.jobs.sweep import make_sweeper
+from ghost.mail import Delivery, MailBatch, MailMessage, delivery, mail_failed, send_text
 from ghost.mail.models import FAILED, QUEUED, SENDING, SENT
 from ghost.models import first_uuid7, utcnow, uuid7
 from ghost.retention import deletions
@@ -63,6 +65,60 @@ def test_a_mail_fails_with_the_job_that_is_canceled(session: Any) -> None:
     session.refresh(row)
     assert row.status == FAILED
     assert "canceled" in row.error
+
+
+@pytest.mark.parametrize("end", ["failed", "canceled", "deleted"])
+def test_the_sweep_fails_mails_whose_jobs_are_over_and_told_nobody(
+    app: Any, session: Any, end: str
+) -> None:
+    orphan, other, half = (
+        send_text(["ada@example.org", "bob@example.org"], "Hello", "It works.") for _ in range(3)
+    )
+    orphan.status = half.status = SENDING
+    half.accepted = ["ada@example.org"]
+    jobs = sa.update(Job).where(Job.id.in_([orphan.job_id, half.job_id]))
+    session.execute(jobs.values(status="failed", finished_at=utcnow(), error="it was killed"))
+    if end == "canceled":
+        session.execute(jobs.values(status="canceled", error=None))
+    if end == "deleted":
+        session.execute(sa.delete(Job).where(Job.id.in_([orphan.job_id, half.job_id])))
+    session.commit()
+    told: list[Any] = []
+
+    def note(_app: Any, **values: Any) -> None:
+        told.append((values["row_id"], values["error"]))
+
+    with mail_failed.connected_to(note):
+        make_sweeper("test").repair(utcnow())
+
+    for row in (orphan, other, half):
+        session.refresh(row)
+    words = "it was killed" if end == "failed" else "Its job was over before the mail was sent."
+    assert [row.status for row in (orphan, other, half)] == [FAILED, QUEUED, SENT]
+    assert (orphan.error, half.error) == (words, words)
+    assert told == [(orphan.id, words)]
+
+
+def test_a_mail_that_was_sent_while_its_job_was_canceled_was_sent(session: Any) -> None:
+    row = send_text("ada@example.org", "Hello", "It works.")
+    session.commit()
+    attempt = delivery.take(row.id, cast(UUID, row.job_id))
+    session.commit()
+    assert isinstance(attempt, delivery.Attempt)
+
+    cancel(cast(UUID, row.job_id))
+    session.commit()
+    session.refresh(row)
+    between = (row.status, row.error)
+    outcome = delivery.after_delivery(attempt, Delivery(("ada@example.org",)), is_last=False)
+    recorded = delivery.record(attempt, outcome)
+    session.commit()
+
+    session.refresh(row)
+    assert between[0] == FAILED
+    assert "whether it arrived is not known" in between[1]
+    assert recorded
+    assert (row.status, row.error) == (SENT, None)
 
 
 def test_the_first_key_of_a_time_is_below_all_that_are_made_from_then_on() -> None:
