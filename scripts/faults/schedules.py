@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,6 @@ from ghost.timing import due_times
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent.parent
 SCHEDULERS = 3
-SETTLE_SECONDS = 5.0
 FINISH_SECONDS = 60.0
 
 
@@ -170,6 +169,17 @@ def rows(statement: sa.Select[Any]) -> list[Any]:
         return list(connection.execute(statement))
 
 
+def wait_for_runs(until: datetime) -> None:
+    """Wait until every time due by then was handled, or for a minute."""
+    deadline = time.monotonic() + FINISH_SECONDS
+    schedules = sa.select(Schedule.__table__)
+    while time.monotonic() < deadline and any(
+        any(due_times(row.timing, row.timezone, row.handled_until, until))
+        for row in rows(schedules)
+    ):
+        time.sleep(0.5)
+
+
 def wait_for_jobs() -> None:
     """Wait until nothing is left to run, or for a minute."""
     deadline = time.monotonic() + FINISH_SECONDS
@@ -208,8 +218,8 @@ def run(seconds: float, kind: str, seed: int) -> int:
             try:
                 faults = Faults(seed, schedulers, redis)
                 faults.run(seconds)
-                time.sleep(SETTLE_SECONDS)
-                until = datetime.now(UTC) - timedelta(seconds=2)
+                until = datetime.now(UTC)
+                wait_for_runs(until)
                 schedulers.close()
                 wait_for_jobs()
             finally:
