@@ -18,8 +18,9 @@ TREES = {
 
 UNPICKLING = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "marshal", "shelve"}
 FETCHING = {"urllib.request", "http.client", "requests", "httpx", "aiohttp", "urllib3", "ftplib"}
-# The supervisor of `make run` asks the API that it has started whether it is there.
-MAY_FETCH = {"supervisor.py"}
+# The supervisor of `make run` asks the API that it has started whether it is there. Certificates of
+# SNS come from the one host that speaks for the configured topic, and mails go to SendGrid's API.
+MAY_FETCH = {"supervisor.py", "mail/sns.py", "mail/providers/sendgrid.py"}
 EVALUATING = {"eval", "exec", "compile", "__import__"}
 SHELLS = {"system", "popen"}
 LEVELS = {"trace", "debug", "info", "success", "warning", "error", "critical", "exception"}
@@ -50,11 +51,15 @@ def test_nothing_is_unpickled() -> None:
 
 
 def test_no_address_is_fetched() -> None:
-    found = [
-        (file, name) for file, tree in TREES.items() for name in imported(tree) if name in FETCHING
-    ]
+    found = {
+        file
+        for file, tree in TREES.items()
+        for name in imported(tree)
+        for library in FETCHING
+        if name == library or name.startswith(f"{library}.")
+    }
 
-    assert {file for file, _ in found} <= MAY_FETCH
+    assert found == MAY_FETCH
 
 
 def test_nothing_is_evaluated_or_given_to_a_shell() -> None:
