@@ -1,0 +1,85 @@
+"""What every place for files can do: a disk, or a store of objects."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from ghost.errors import ServiceUnavailable
+
+
+class Missing(Exception):
+    """There are no bytes under a key."""
+
+
+class StorageUnavailable(ServiceUnavailable):
+    """The storage is away, full or broken; whoever was writing has left nothing behind."""
+
+    message = "Files can't be stored or read at the moment."
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """What lies under a key: how many bytes, and since when."""
+
+    key: str
+    size: int
+    modified_at: datetime
+
+
+class Writer(Protocol):
+    """Takes the bytes of one file; they are under their key only after `commit`."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Take some more.
+
+        :raises StorageUnavailable: there is no room, or the storage is away.
+        """
+
+    def commit(self) -> None:
+        """Put all that was written in its place, so that it outlasts a loss of power.
+
+        :raises StorageUnavailable: as `write`.
+        """
+
+
+class Storage(Protocol):
+    """Bytes by key; a key is made here, like `2026/11/0197...`, and never by a user.
+
+    What is under a key is never changed, only written once and deleted. All methods but `delete`,
+    for which that is no mistake, raise `Missing` where nothing is; all raise `StorageUnavailable`,
+    and none waits for longer than `storage.timeout` for the next bytes.
+    """
+
+    def create(self, key: str, content_type: str) -> AbstractContextManager[Writer]:
+        """Begin a file. Leaving the context without a commit leaves nothing behind."""
+
+    def read(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Give the bytes from `start` in pieces; the first one has been read when this returns."""
+
+    def stat(self, key: str) -> StoredObject:
+        """Tell size and age."""
+
+    def delete(self, keys: Collection[str]) -> None:
+        """Delete what is under these keys, as far as there is anything."""
+
+    def list(self, prefix: str = "", after: str = "") -> Iterator[StoredObject]:
+        """Go through all that lies under a prefix and behind a key, in the order of the keys."""
+
+    def local_path(self, key: str) -> Path | None:
+        """Tell where a file lies on this machine's disk; None for object stores."""
+
+    def signed_url(self, key: str, seconds: int, headers: Mapping[str, str]) -> str | None:
+        """Make an address at the store itself that gives the bytes for a while.
+
+        :param headers: what the store is to answer with: Content-Type, Content-Disposition and
+            Cache-Control.
+        :returns: None where that is not possible: a disk.
+        """
+
+    def check(self) -> None:
+        """See whether the storage answers and can be written to."""
