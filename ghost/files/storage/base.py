@@ -32,7 +32,13 @@ class StoredObject:
 
 
 class Writer(Protocol):
-    """Takes the bytes of one file; they are under their key only after `commit`."""
+    """Takes the bytes of one file; they are under their key only after `commit`.
+
+    `path` is where they lie meanwhile on this machine's disk, for others to read; None where they
+    leave it as they come.
+    """
+
+    path: Path | None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Take some more.
@@ -69,6 +75,12 @@ class Storage(Protocol):
 
     def list(self, prefix: str = "", after: str = "") -> Iterator[StoredObject]:
         """Go through all that lies under a prefix and behind a key, in the order of the keys."""
+
+    def tidy(self, before: datetime) -> int:
+        """Remove what writers that were killed left behind before a time.
+
+        :returns: how many there were.
+        """
 
     def local_path(self, key: str) -> Path | None:
         """Tell where a file lies on this machine's disk; None for object stores."""
