@@ -38,8 +38,6 @@ class Body:
 
     :ivar length: as declared, in bytes; None for one in chunks.
     :param limit: bytes at most.
-    :raises UnsupportedMediaType: it is compressed.
-    :raises PayloadTooLarge: it declares more bytes than the limit.
     """
 
     def __init__(self, environ: WSGIEnvironment, limit: int) -> None:
@@ -49,9 +47,17 @@ class Body:
         # Werkzeug's own stream counts what was declared, where the server does not.
         self._stream = get_input_stream(environ)
         self._socket = environ.get("gunicorn.socket")
-        if environ.get("HTTP_CONTENT_ENCODING", "identity") != "identity":
+        self._encoding = environ.get("HTTP_CONTENT_ENCODING", "identity")
+
+    def check(self) -> None:
+        """Refuse a body for what is said of it, before it is read.
+
+        :raises UnsupportedMediaType: it is compressed.
+        :raises PayloadTooLarge: it declares more bytes than the limit.
+        """
+        if self._encoding != "identity":
             raise UnsupportedMediaType("Send the body as it is, not compressed.")
-        if self.length is not None and self.length > limit:
+        if self.length is not None and self.length > self._limit:
             raise PayloadTooLarge
 
     def read(self, size: int = PIECE_BYTES) -> bytes:

@@ -10,17 +10,21 @@ import sqlalchemy as sa
 
 from ghost.access import Caller
 from ghost.config import current_config
-from ghost.database import db, db_manager
-from ghost.errors import NotFound
+from ghost.database import db, db_manager, lock_row
+from ghost.errors import Forbidden, NotFound, ValidationFailed
 from ghost.files import quota
 from ghost.files.aftermath import discard, follow
 from ghost.files.arrivals import Arrival, receive
 from ghost.files.models import PRIVATE, PUBLIC, StoredFile
+from ghost.files.names import clean_filename
 from ghost.files.purging import deleted_files_of, purge
 from ghost.files.signals import file_stored, tell
+from ghost.files.types import TypeRefused, check_name
+from ghost.models import ordered, searched, utcnow
 
 READ_ANY, WRITE_ANY = "files:read_any", "files:write_any"
 PURGED_AT_ONCE = 1000
+SORTABLE = ("created_at", "filename", "size", "content_type")
 
 
 # --- Storing --------------------------------------------------------------------------------------
@@ -162,3 +166,82 @@ def get_file(caller: Caller, file_id: UUID) -> StoredFile:
     if file is None:
         raise NotFound
     return file
+
+
+def list_files(
+    caller: Caller,
+    *,
+    sort: str = "-created_at",
+    owner_id: UUID | None = None,
+    of_everybody: bool = False,
+    category: str | None = None,
+    content_type: str | None = None,
+    search: str | None = None,
+) -> sa.Select[tuple[StoredFile]]:
+    """Select somebody's own files, or those of others by a permission.
+
+    :param sort: `created_at`, `filename`, `size` or `content_type`, with `-` in front descending.
+    :param search: text that the name contains, in any case.
+    :raises Forbidden: others' files, without the permission.
+    """
+    if (of_everybody or owner_id not in (None, caller.id)) and not caller.can(READ_ANY):
+        raise Forbidden(f"Others' files need the permission {READ_ANY}.")
+    statement = sa.select(StoredFile).where(StoredFile.deleted_at.is_(None))
+    if not of_everybody or owner_id is not None:
+        statement = statement.where(StoredFile.owner_id == (owner_id or caller.id))
+    if category is not None:
+        statement = statement.where(StoredFile.category == category)
+    if content_type is not None:
+        statement = statement.where(StoredFile.content_type == content_type)
+    if search is not None:
+        statement = searched(statement, StoredFile, ("filename",), search)
+    return ordered(statement, StoredFile, SORTABLE, sort)
+
+
+# --- Changing -------------------------------------------------------------------------------------
+
+
+def lock_for_change(caller: Caller, file_id: UUID) -> StoredFile:
+    """Return a file that somebody is about to change, locked: their own, or any by a permission.
+
+    :raises NotFound: there is none, or they may not see it.
+    :raises Forbidden: they may see it, and no more.
+    """
+    statement = lock_row(
+        sa.select(StoredFile).where(StoredFile.id == file_id, StoredFile.deleted_at.is_(None))
+    )
+    file = db.session.scalar(statement.execution_options(populate_existing=True))
+    if file is None:
+        raise NotFound
+    if file.owner_id != caller.id and not caller.can(WRITE_ANY):
+        if file.visibility == PUBLIC or caller.can(READ_ANY):
+            raise Forbidden
+        raise NotFound
+    return file
+
+
+def update_file(file: StoredFile, changes: Mapping[str, Any]) -> None:
+    """Change a file's `filename`, `visibility` or `details`; flushes.
+
+    :param file: locked by `lock_for_change`.
+    :raises ValidationFailed: the new name has an extension that contradicts the content.
+    """
+    for name, value in changes.items():
+        if name == "filename":
+            value = clean_filename(value)
+            try:
+                check_name(file.content_type, value)
+            except TypeRefused as error:
+                details = {"json": {"filename": [error.message]}}
+                raise ValidationFailed(details=details) from error
+        setattr(file, name, value)
+    db.session.flush()
+
+
+def delete_file(file: StoredFile) -> None:
+    """Delete a file softly; its bytes, and their part of the quota, stay until it is purged.
+
+    :param file: locked by `lock_for_change`.
+    """
+    file.deleted_at = utcnow()
+    db.session.flush()
