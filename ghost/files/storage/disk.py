@@ -116,7 +116,8 @@ class DiskStorage:
 
     def list(self, prefix: str = "", after: str = "") -> Iterator[StoredObject]:
         with _failing_clearly():
-            yield from self._walk("", prefix, after)
+            if self.root.is_dir():
+                yield from self._walk("", prefix, after)
 
     def _walk(self, folder: str, prefix: str, after: str) -> Iterator[StoredObject]:
         # A folder sorts as its keys do: "a/" after "a.b".

@@ -89,7 +89,7 @@ class Web:
 def form(size: int) -> tuple[bytes, bytes]:
     """What stands before a file of random bytes, and behind it."""
     head = (
-        f"--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.bin\"\r\n"
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="a.bin"\r\n'
         "Content-Type: application/octet-stream\r\n\r\n"
     )
     return head.encode(), f"\r\n--{BOUNDARY}--\r\n".encode()
