@@ -110,7 +110,7 @@ def test_a_link_in_place_of_a_folder_is_not_followed(storage: DiskStorage, tmp_p
 
     assert [found.key for found in storage.list()] == [KEY]
     assert [path.name for path in (elsewhere / "12").iterdir()] == ["theirs"]
-    assert not [path for path in (storage.root / disk.DRAFTS).iterdir()]
+    assert not list((storage.root / disk.DRAFTS).iterdir())
 
 
 def test_a_pipe_in_place_of_a_file_keeps_nobody_waiting(storage: DiskStorage) -> None:
