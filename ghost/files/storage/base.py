@@ -40,7 +40,13 @@ class StoredObject:
 
 
 class Writer(Protocol):
-    """Takes the bytes of one file; they are under their key only after `commit`."""
+    """Takes the bytes of one file; they are under their key only after `commit`.
+
+    `path` is where they lie meanwhile on this machine's disk, for others to read; None where they
+    leave it as they come.
+    """
+
+    path: Path | None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Take some more.
@@ -73,8 +79,9 @@ class Storage(Protocol):
 
         Close it where it is not read to its end.
 
-        :param length: bytes to give; None for all that follow. Where there are fewer, the pieces
-            end with `StorageUnavailable`: half a file is never taken for a whole one.
+        :param start: the first byte to give; one that is there, or 0.
+        :param length: bytes to give; None for all that follow. Where there are fewer, this or the
+            last piece raises `StorageUnavailable`: half a file is never taken for a whole one.
         """
 
     def stat(self, key: str) -> StoredObject:
@@ -86,8 +93,11 @@ class Storage(Protocol):
     def list(self, prefix: str = "", after: str = "") -> Iterator[StoredObject]:
         """Go through all that lies under a prefix and behind a key, in the order of the keys."""
 
-    def delete_leftovers(self, before: datetime) -> int:
-        """Delete what killed writers left behind that last wrote before a time; count them."""
+    def tidy(self, before: datetime) -> int:
+        """Remove what writers left behind that were killed, and last wrote before a time.
+
+        :returns: how many there were.
+        """
 
     def local_path(self, key: str) -> Path | None:
         """Tell where a file lies on this machine's disk; None for object stores."""
@@ -115,9 +125,14 @@ def check_key(key: str) -> str:
 
     :raises ValueError: it is none, and whoever made it is mistaken.
     """
-    if len(key) > MAX_KEY_LENGTH or not _KEY.fullmatch(key):
+    if not is_key(key):
         raise ValueError(f"{key[:80]!r} is no key of a stored file.")
     return key
+
+
+def is_key(name: str) -> bool:
+    """Tell whether a name can be a key."""
+    return len(name) <= MAX_KEY_LENGTH and bool(_KEY.fullmatch(name))
 
 
 def begun(pieces: Generator[bytes, None, None]) -> Generator[bytes, None, None]:

@@ -103,17 +103,20 @@ class DiskStorage:
 
     def _read(self, key: str, start: int, length: int | None) -> Generator[bytes, None, None]:
         with _reading(key), self.open_local(key) as file:
+            left = os.fstat(file.fileno()).st_size - start
+            if left < (length or 0) or (start and left <= 0):
+                raise OSError(errno.EIO, "the file is shorter than it should be")
+            if length is not None:
+                left = length
             file.seek(start)
-            left = length
-            piece = file.read(PIECE_BYTES if left is None else min(left, PIECE_BYTES))
+            piece = file.read(min(left, PIECE_BYTES))
             yield b""
             while piece:
                 yield piece
-                if left is not None:
-                    left -= len(piece)
-                piece = file.read(PIECE_BYTES if left is None else min(left, PIECE_BYTES))
+                left -= len(piece)
+                piece = file.read(min(left, PIECE_BYTES))
             if left:
-                raise OSError(errno.EIO, "the file is shorter than it should be")
+                raise OSError(errno.EIO, "the file became shorter")
 
     def stat(self, key: str) -> StoredObject:
         """Tell size and age. See `Storage.stat`."""
@@ -165,8 +168,8 @@ class DiskStorage:
                         if stat.S_ISREG(found.st_mode):
                             yield _describe(key, found)
 
-    def delete_leftovers(self, before: datetime) -> int:
-        """Delete drafts of killed writers. See `Storage.delete_leftovers`."""
+    def tidy(self, before: datetime) -> int:
+        """Delete drafts of killed writers. See `Storage.tidy`."""
         count = 0
         with suppress(Missing), _reading(DRAFTS), self._open_folder((DRAFTS,)) as drafts:
             with os.scandir(drafts) as entries:
@@ -248,6 +251,7 @@ class DiskWriter:
 
     def __init__(self, storage: DiskStorage, key: str, draft: str, handle: int) -> None:
         self._storage, self._key, self._draft = storage, key, draft
+        self.path: Path | None = storage.root / DRAFTS / draft
         self.handle = handle
         self.is_committed = False
 

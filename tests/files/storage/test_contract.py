@@ -64,7 +64,6 @@ def test_a_file_is_read_in_pieces(storage: Storage) -> None:
         (0, 10, b"0123456789"),
         (9, 1, b"9"),
         (4, 0, b""),
-        (10, None, b""),
     ],
 )
 def test_a_part_of_a_file_is_read(
@@ -78,8 +77,9 @@ def test_a_part_of_a_file_is_read(
 def test_a_file_that_is_shorter_than_it_should_be_ends_with_an_error(storage: Storage) -> None:
     put(storage, content=b"0123456789")
 
-    with pytest.raises(StorageUnavailable):
-        read(storage, KEY, 5, 6)
+    for start, length in ((5, 6), (10, 1), (10, None), (20, None)):
+        with pytest.raises(StorageUnavailable):
+            read(storage, KEY, start, length)
 
 
 def test_a_read_that_nobody_wants_any_more_holds_nothing(storage: Storage) -> None:
@@ -111,7 +111,7 @@ def test_a_writer_without_a_commit_leaves_nothing_behind(storage: Storage) -> No
     with pytest.raises(Missing):
         storage.read(KEY)
     assert keys(storage) == []
-    assert storage.delete_leftovers(datetime.now(UTC) + timedelta(hours=1)) == 0
+    assert storage.tidy(datetime.now(UTC) + timedelta(hours=1)) == 0
 
 
 def test_an_error_of_the_writer_passes_through_and_leaves_nothing_behind(storage: Storage) -> None:
@@ -124,7 +124,7 @@ def test_an_error_of_the_writer_passes_through_and_leaves_nothing_behind(storage
         write()
 
     assert keys(storage) == []
-    assert storage.delete_leftovers(datetime.now(UTC) + timedelta(hours=1)) == 0
+    assert storage.tidy(datetime.now(UTC) + timedelta(hours=1)) == 0
 
 
 def test_size_and_age_are_told(storage: Storage) -> None:
