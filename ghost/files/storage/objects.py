@@ -166,16 +166,15 @@ class ObjectStorage:
     def signed_url(self, key: str, seconds: int, headers: Mapping[str, str]) -> str | None:
         """Make an address at the store. See `Storage.signed_url`.
 
-        Without S3's secret (Azure, Google, credentials that come from elsewhere) the answer can't
-        be given headers: there is an address for what a page shows, which the store sends with its
-        stored type, and None for what is to be saved under its name.
+        Only with S3's secret: the store has to be told the type, the name and how to treat it,
+        and no other address of obstore's can do that.
         """
         check_key(key)
+        if not self._secret:
+            return None
         with self._calling(key):
             url: str = obstore.sign(self._store, "GET", key, timedelta(seconds=seconds))
-        if self._secret:
-            return add_headers(url, self._secret, headers)
-        return url if headers.get("Content-Disposition", "").startswith("inline") else None
+        return add_headers(url, self._secret, headers)
 
     def check(self) -> None:
         """Write and delete a small object. See `Storage.check`."""

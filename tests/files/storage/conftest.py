@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,13 +11,6 @@ from object_stores import Moto
 from ghost.files.storage.base import Storage
 from ghost.files.storage.disk import DiskStorage
 from ghost.files.storage.objects import open_bucket
-
-
-@pytest.fixture(scope="session")
-def moto() -> Iterator[Moto]:
-    server = Moto()
-    yield server
-    server.close()
 
 
 @pytest.fixture(params=["disk", "s3"])

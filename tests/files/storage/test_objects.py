@@ -152,18 +152,10 @@ def _query(url: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in url.partition("?")[2].split("&"))  # type: ignore[misc]
 
 
-def test_without_a_secret_there_is_an_address_for_what_is_shown_and_none_for_what_is_saved(
-    storage: ObjectStorage,
-) -> None:
+def test_without_a_secret_there_is_no_address(storage: ObjectStorage) -> None:
     put(storage)
-    without = ObjectStorage(storage._store)
 
-    url = without.signed_url(KEY, 60, {"Content-Disposition": "inline; filename=a.txt"})
-
-    assert url is not None
-    with urllib.request.urlopen(url) as answer:
-        assert answer.headers["Content-Type"] == "text/plain"
-    assert without.signed_url(KEY, 60, HEADERS) is None
+    assert ObjectStorage(storage._store).signed_url(KEY, 60, HEADERS) is None
 
 
 def test_a_bucket_that_is_not_there_is_no_missing_file(moto: Moto) -> None:

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import boto3
 from botocore.config import Config
@@ -64,6 +65,12 @@ class Moto(Server):
         if bucket == BUCKET:
             self.client.create_bucket(Bucket=BUCKET)
         return BucketPlace("s3", bucket, prefix, KEY, SECRET, self.url, "us-east-1")
+
+    def storage_url(self) -> str:
+        """A place in the bucket as `storage.url` names it."""
+        self.make_place("")
+        secret = quote(SECRET, safe="")
+        return f"s3://{KEY}:{secret}@{BUCKET}/files?endpoint={self.url}&region=us-east-1"
 
     def unfinished(self) -> list[str]:
         """The keys of uploads in parts that were neither finished nor given up."""
