@@ -1,22 +1,24 @@
-<<<<<<< HEAD
-"""What tests of files share: object stores, and files that are there already."""
+"""What tests of files share: object stores, files that are there already, and uploads."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import io
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
 
 import pytest
 from flask import Flask
 from object_stores import Moto
-from stored_files import FileFactory
+from stored_files import FileFactory, Upload
+from werkzeug.test import TestResponse
 
 from ghost.database import db
 from ghost.files.models import PRIVATE, StoredFile
 from ghost.files.storage import current_storage
 from ghost.models import uuid7
+from ghost.testing.clients import Client
 
 
 @pytest.fixture(scope="session")
@@ -53,23 +55,6 @@ def make_file(app: Flask) -> FileFactory:
             return file
 
     return make
-=======
-"""Uploading in one call, and what lies in the storage."""
-
-from __future__ import annotations
-
-import io
-from collections.abc import Callable
-from typing import Any
-
-import pytest
-from flask import Flask
-from werkzeug.test import TestResponse
-
-from ghost.files.storage import current_storage
-from ghost.testing.clients import Client
-
-Upload = Callable[..., TestResponse]
 
 
 @pytest.fixture
@@ -98,4 +83,3 @@ def stored_keys(app: Flask) -> Callable[[], list[str]]:
             return [found.key for found in current_storage().list()]
 
     return keys
->>>>>>> files
