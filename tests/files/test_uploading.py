@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from conftest import Upload
 from flask import Flask
 from PIL import Image
+from stored_files import Upload
 
 from ghost import db
 from ghost.files import file_stored, scanner
