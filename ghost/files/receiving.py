@@ -167,7 +167,7 @@ class UploadForm:
         for event in self._events:
             if event is None:
                 break
-            # Some clients, Werkzeug's test client (3.1) for one, leave out an empty file's line end.
+            # Werkzeug's test client (3.1) for one leaves out the line end of an empty file.
             if is_first and event.startswith(self._delimiter):
                 raise empty_file()
             is_first = False
