@@ -364,6 +364,9 @@ class StorageSection(Section):
         DAY, _seconds, "How long a resumable upload may take to be finished, in seconds."
     )
     upload_limit: str = key("120/minute", _rate, "Uploads per caller.")
+    download_limit: str = key(
+        "1200/minute", _rate, "Downloads per caller, or source where nobody is logged in."
+    )
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
