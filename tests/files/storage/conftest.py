@@ -13,6 +13,8 @@ from ghost.files.storage.base import Storage
 from ghost.files.storage.disk import DiskStorage
 from ghost.files.storage.objects import open_bucket
 
+# Left out without a word where npm has not brought Azurite.
+collect_ignore = [] if find_azurite() else ["test_azure.py"]
 STORAGES = ("disk", "s3", "azure") if find_azurite() else ("disk", "s3")
 
 
