@@ -455,6 +455,23 @@ HAPPY: dict[str, Callable[[World], TestResponse]] = {
     "mail_webhooks.take_ses_events": lambda world: post_sns(
         world.client(), sns_signed(sns_subscription())
     ),
+    "files.upload_file": lambda world: world.boss().post(
+        "/api/v1/files",
+        data={
+            "file": (io.BytesIO(b"Hello\n"), "greeting.txt"),
+            "visibility": "public",
+            "metadata": '{"from": "Ada"}',
+        },
+    ),
+    "files.list_files": lambda world: (
+        _a_file(world, boss := world.boss()),
+        boss.get("/api/v1/files?all=true&sort=-size"),
+    )[1],
+    "files.get_file": lambda world: (boss := world.boss()).get(_a_file(world, boss)),
+    "files.update_file": lambda world: (boss := world.boss()).patch(
+        _a_file(world, boss), json={"filename": "b.txt", "metadata": {"a": 1}}
+    ),
+    "files.delete_file": lambda world: (boss := world.boss()).delete(_a_file(world, boss)),
     "file_contents.get_content": lambda world: (boss := world.boss()).get(
         f"{_a_file(world, boss)}/content"
     ),
