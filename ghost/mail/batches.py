@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from ghost.config import current_config
 from ghost.database import db, db_manager, lock_row
 from ghost.errors import Conflict, NotFound, ValidationFailed
 from ghost.jobs.context import origin
+from ghost.jobs.ledger import jobs
 from ghost.jobs.runner import LEASE_SECONDS
 from ghost.jobs.signals import job_canceled, job_failed
 from ghost.logging import logger
@@ -23,12 +25,14 @@ from ghost.mail.models import FAILED, QUEUED, SENDING, SENT, MailBatch
 from ghost.mail.rendering import SECURITY_TEMPLATES, is_locale, render
 from ghost.mail.suppression import canonical
 from ghost.models import utcnow, uuid7
+from ghost.retention import repair_with
 
 Recipient = tuple[AddressLike, Mapping[str, Any]]
 
 # What one INSERT carries: a statement in a request has a limit of its own.
 CHUNK = 1000
 GAVE_UP = "The batch's job failed"
+LOST = "it was over before the batch was"
 
 
 def send_bulk(
@@ -239,16 +243,40 @@ def _cancel_with_job(_app: Any, *, job_id: UUID, name: str) -> None:
 @job_failed.connect
 def _outlive_job(_app: Any, *, job_id: UUID, name: str, error: str) -> None:
     """Go on with a batch, or end it, when its job is put aside."""
-    if name != NAME:
-        return
-    batch = _lock_batch(sa.and_(MailBatch.job_id == job_id, MailBatch.finished_at.is_(None)))
-    if batch is None:
-        return
-    connection = db.session.connection()
-    if is_sending(connection, batch.id):
-        # Its process was killed in the middle of a mail, too often for one job. The mail counts
-        # that for itself, and the batch goes on with the others.
-        batch.job_id = deliver_batch.enqueue(batch.id)
-    else:
-        close(connection, batch.id, delivery.clean_words(f"{GAVE_UP}: {error}"))
+    if name == NAME:
+        _outlive(MailBatch.job_id == job_id, error)
+
+
+def _outlive(condition: sa.ColumnElement[bool], error: str) -> None:
+    """Go on with a batch whose job is over, or end it, and commit."""
+    batch = _lock_batch(sa.and_(condition, MailBatch.finished_at.is_(None)))
+    if batch is not None:
+        connection = db.session.connection()
+        if is_sending(connection, batch.id):
+            # Its process was killed in the middle of a mail, too often for one job. The mail
+            # counts that for itself, and the batch goes on with the others.
+            batch.job_id = deliver_batch.enqueue(batch.id)
+        else:
+            close(connection, batch.id, delivery.clean_words(f"{GAVE_UP}: {error}"))
     db.session.commit()
+
+
+@repair_with
+def _outlive_lost_jobs(connection: sa.Connection, _now: datetime, limit: int) -> int:
+    """Do so for batches whose job is over, or gone, and told nobody: a process was killed."""
+    mine = jobs.c.id == _batches.c.job_id
+    orphans = (
+        sa.select(_batches.c.id, _batches.c.job_id, jobs.c.error)
+        .outerjoin_from(_batches, jobs, mine)
+        .where(
+            _batches.c.finished_at.is_(None),
+            sa.or_(jobs.c.id.is_(None), jobs.c.finished_at.is_not(None)),
+        )
+        .limit(limit)
+    )
+    found = connection.execute(orphans).all()
+    for batch_id, job_id, error in found:
+        # Its job may have been replaced since.
+        is_same = MailBatch.job_id == job_id if job_id else MailBatch.job_id.is_(None)
+        _outlive(sa.and_(MailBatch.id == batch_id, is_same), error or LOST)
+    return len(found)

@@ -16,7 +16,7 @@ from ghost.database import db
 from ghost.errors import Conflict, ValidationFailed
 from ghost.jobs import control, runner
 from ghost.jobs.models import Job
-from ghost.jobs.sweep import settle_killed
+from ghost.jobs.sweep import make_sweeper, settle_killed
 from ghost.mail import MailBatch, MailMessage, mail_failed, mail_sent
 from ghost.mail.batches import cancel_batch, get_batch, send_bulk
 from ghost.mail.suppression import suppress
@@ -433,6 +433,16 @@ def put_aside(batch: MailBatch, jobs: Jobs) -> None:
     assert outcome == "failed"
 
 
+def end_job(batch: MailBatch, end: str) -> None:
+    """End the batch's job, as a process does that is killed before it can tell anybody."""
+    of_batch = Job.id == batch.job_id
+    values = {"status": "failed", "finished_at": utcnow(), "error": "it was killed"}
+    db.session.execute(sa.update(Job).where(of_batch).values(values))
+    if end == "deleted":
+        db.session.execute(sa.delete(Job).where(of_batch))
+    db.session.commit()
+
+
 def test_when_its_job_is_put_aside_what_is_left_has_failed(session: Any, jobs: Jobs) -> None:
     batch = send_bulk("news", people("ada", "grace"))
     session.commit()
@@ -442,6 +452,33 @@ def test_when_its_job_is_put_aside_what_is_left_has_failed(session: Any, jobs: J
     assert statuses(batch) == ["failed", "failed"]
     assert "job failed: killed" in (messages_of(batch)[0].error or "")
     assert get_batch(batch.id).status == "finished"
+
+
+@pytest.mark.parametrize("end", ["failed", "deleted"])
+def test_the_sweep_ends_a_batch_whose_job_is_over_and_told_nobody(session: Any, end: str) -> None:
+    lost, other = send_bulk("news", people("ada")), send_bulk("news", people("grace"))
+    end_job(lost, end)
+
+    make_sweeper("test").repair(utcnow())
+
+    assert (statuses(lost), statuses(other)) == (["failed"], ["queued"])
+    assert get_batch(lost.id).status == "finished"
+    words = "it was killed" if end == "failed" else "it was over before the batch was"
+    assert messages_of(lost)[0].error == f"The batch's job failed: {words}"
+
+
+def test_the_sweep_goes_on_with_a_batch_whose_job_is_gone_in_the_middle_of_a_mail(
+    session: Any, jobs: Jobs, mailbox: Mailbox
+) -> None:
+    batch = send_bulk("news", people("ada", "grace"))
+    session.commit()
+    interrupt(batch)
+    end_job(batch, "failed")
+
+    make_sweeper("test").repair(utcnow())
+    jobs.run_all()
+
+    assert statuses(batch) == ["sent", "sent"]
 
 
 def test_when_its_job_is_put_aside_for_one_mail_the_others_are_sent(

@@ -142,8 +142,9 @@ def test_old_mails_are_deleted_once_they_are_over(
     session: Any, status: str, age: timedelta, stays: bool
 ) -> None:
     then: datetime = utcnow() - age
-    row = MailMessage(id=first_uuid7(then), to=["ada@example.org"], status=status)
-    batch = MailBatch(id=first_uuid7(utcnow() - MONTH), template="shipped", total=1)
+    row = MailMessage(id=first_uuid7(then), to=["ada@example.org"], status=status, updated_at=then)
+    month_ago = utcnow() - MONTH
+    batch = MailBatch(id=first_uuid7(month_ago), template="shipped", total=1, updated_at=month_ago)
     session.add_all([row, batch])
     session.commit()
 
@@ -153,3 +154,16 @@ def test_old_mails_are_deleted_once_they_are_over(
 
     assert db.session.scalar(sa.select(sa.func.count()).select_from(MailMessage)) == int(stays)
     assert db.session.scalar(sa.select(sa.func.count()).select_from(MailBatch)) == 0
+
+
+def test_a_mail_that_waited_long_for_its_time_is_kept_after_it_was_sent(session: Any) -> None:
+    then = utcnow() - 2 * MONTH
+    row = MailMessage(id=first_uuid7(then), to=["ada@example.org"], status=SENT, created_at=then)
+    session.add(row)
+    session.commit()
+
+    for statement in deletions(utcnow(), 100):
+        session.execute(statement)
+    session.commit()
+
+    assert db.session.get(MailMessage, row.id) is not None
