@@ -28,6 +28,7 @@ from ghost.testing.factories import UserFactory
 pytestmark = pytest.mark.integration
 
 URL = "/api/v1/mail"
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(8)
 
 
 @pytest.fixture(scope="session")
@@ -122,6 +123,20 @@ def test_everybody_gets_a_mail_of_their_own(session: Any, jobs: Jobs, mailbox: M
     found = get_batch(batch.id)
     assert (found.status, found.total, found.sent) == ("finished", 2, 2)
     assert found.finished_at is not None
+
+
+def test_the_images_of_a_template_travel_with_each_mail(
+    session: Any, jobs: Jobs, mailbox: Mailbox, templates: Path
+) -> None:
+    (templates / "gallery.subject.txt").write_text("Pictures for {{ name }}\n")
+    (templates / "gallery.html").write_text("<img src=\"{{ inline_image('logo.png') }}\">")
+    (templates / "logo.png").write_bytes(PNG)
+
+    send_bulk("gallery", people("ada", "grace"))
+    session.commit()
+    jobs.run_all()
+
+    assert [[file.content for file in message.attachments] for message in mailbox] == [[PNG]] * 2
 
 
 def test_a_rollback_leaves_nothing(session: Any, jobs: Jobs) -> None:
