@@ -80,4 +80,4 @@ def test_hostile_html_takes_no_longer_than_its_length(piece: str, frame: str) ->
     # Four times as much may take four times as long; the square of it were sixteen times.
     few, many = seconds(5_000), seconds(20_000)
 
-    assert many < 0.1 or many < 8 * few
+    assert many < 0.3 or many < 8 * few
