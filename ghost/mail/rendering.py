@@ -12,23 +12,19 @@ from typing import Any
 
 from css_inline import CSSInliner, InlineError
 from jinja2 import (
-    BaseLoader,
-    FileSystemLoader,
     StrictUndefined,
     Template,
-    TemplateError,
     TemplateNotFound,
-    TemplateSyntaxError,
-    UndefinedError,
     select_autoescape,
 )
-from jinja2.sandbox import SandboxedEnvironment
+from sqlalchemy.exc import SQLAlchemyError
 
 from ghost.config import current_config
 from ghost.errors import ValidationFailed
 from ghost.jobs import Permanent
 from ghost.mail.messages import Attachment
 from ghost.mail.plaintext import to_text
+from ghost.mail.sandbox import FAILURES, MAX_CHARACTERS, Files, Sandbox, reason_of
 
 GHOST_FOLDER = Path(__file__).parent / "templates"
 # Mails that hold a usable link or code, or warn of what was done with one. Whoever may send mail
@@ -36,7 +32,6 @@ GHOST_FOLDER = Path(__file__).parent / "templates"
 SECURITY_TEMPLATES = frozenset(
     ("verify-email", "reset-password", "invitation", "password-changed", "email-changed")
 )
-MAX_CHARACTERS = 2_000_000  # of one rendered file
 MAX_IMAGE_BYTES = 1024 * 1024
 MAX_IMAGES = 20
 MAX_DEPTH = 100  # elements inside of each other
@@ -56,10 +51,6 @@ _IMAGES = {
 # Whoever registers chooses both the address and the name: a name may not carry an advertisement
 # with a link to a stranger's mailbox.
 _LOOKS_LIKE_A_LINK = re.compile(r"[:/@\\]|www\.|\w\.\w{2}", re.IGNORECASE)
-# What the values of a context can do to an expression. Errors of a database, which an object of
-# the context may ask, are not the template's, and pass.
-_FAILURES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-
 # Nothing is loaded from anywhere; what can't be inlined (media queries) stays in its <style>.
 _OPEN_TAG = re.compile(r'<[a-zA-Z][^\s/>]*+(?:\s++[^\s=>/"]++(?:="[^"]*+")?)*+\s*+/?>')
 _TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
@@ -187,11 +178,10 @@ def template_folders() -> tuple[Path, ...]:
 
 
 @lru_cache(maxsize=8)
-def environment_of(folders: tuple[Path, ...]) -> SandboxedEnvironment:
+def environment_of(folders: tuple[Path, ...]) -> Sandbox:
     """The Jinja environment of these folders; a context may hold objects, so it is sandboxed."""
-    loader: BaseLoader = FileSystemLoader(folders)
-    environment = SandboxedEnvironment(
-        loader=loader,
+    environment = Sandbox(
+        loader=Files(folders),
         autoescape=select_autoescape(["html"], default=False),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -214,13 +204,13 @@ def _stems(template: str, locale: str | None) -> list[str]:
     return [*regional, f"{template}.{language}", template]
 
 
-def _find(environment: SandboxedEnvironment, template: str, names: list[str]) -> Template | None:
+def _find(environment: Sandbox, template: str, names: list[str]) -> Template | None:
     try:
         return environment.select_template(names)
     except TemplateNotFound:
         return None
-    except TemplateError as error:
-        raise TemplateFailed(template, _reason(error)) from error
+    except FAILURES as error:
+        raise TemplateFailed(template, reason_of(error)) from error
 
 
 def _fill(name: str, template: Template, values: Mapping[str, Any]) -> str:
@@ -231,22 +221,11 @@ def _fill(name: str, template: Template, values: Mapping[str, Any]) -> str:
             length += len(piece)
             if length > MAX_CHARACTERS:
                 raise ValueError(f"it is longer than {MAX_CHARACTERS} characters")
-    except (TemplateError, *_FAILURES) as error:
-        raise TemplateFailed(name, _reason(error)) from error
+    except SQLAlchemyError:  # some of them are a KeyError, too
+        raise
+    except FAILURES as error:
+        raise TemplateFailed(name, reason_of(error)) from error
     return "".join(pieces)
-
-
-def _reason(error: Exception) -> str:
-    """Say what is wrong with a template or its context, without the words of other libraries."""
-    if isinstance(error, TemplateNotFound):
-        return f"It uses the file {error.name!r}, which is not there."
-    if isinstance(error, TemplateSyntaxError):
-        return f"{error.name}, line {error.lineno}: {error.message}"
-    if isinstance(error, UndefinedError):
-        return f"{error.message}."
-    if type(error) is ValueError:  # ours, most of them
-        return f"{error}."
-    return f"A value is not of the kind that it needs ({type(error).__name__})."
 
 
 def _with_inlined_style(name: str, html: str) -> str:
