@@ -50,7 +50,11 @@ _IMAGES = {
 }
 # Whoever registers chooses both the address and the name: a name may not carry an advertisement
 # with a link to a stranger's mailbox.
-_LOOKS_LIKE_A_LINK = re.compile(r"[:/@\\]|www\.|\w\.\w{2}", re.IGNORECASE)
+_LOOKS_LIKE_A_LINK = re.compile(
+    r"[:/@\\]|www\.|\w\.\w{2}", re.IGNORECASE
+)  # Nor may a value hold it in a subject.
+_VALUES_LINE_END = "\v"
+
 # Nothing is loaded from anywhere; what can't be inlined (media queries) stays in its <style>.
 _OPEN_TAG = re.compile(r'<[a-zA-Z][^\s/>]*+(?:\s++[^\s=>/"]++(?:="[^"]*+")?)*+\s*+/?>')
 _TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
@@ -120,20 +124,20 @@ def render(template: str, context: Mapping[str, Any], *, locale: str | None = No
     """
     folders = template_folders()
     environment = environment_of(folders)
+    subjects = _subject_environment_of(folders)
     stems = _stems(template, locale)
     values = {"app_name": current_config().app.name, "full_name": None, **context}
 
-    def find(suffix: str) -> Template | None:
+    def find(suffix: str, environment: Sandbox = environment) -> Template | None:
         return _find(environment, template, [stem + suffix for stem in stems])
 
-    subject, text, html = find(".subject.txt"), find(".txt"), find(".html")
+    subject, text, html = find(".subject.txt", subjects), find(".txt"), find(".html")
     if subject is None:
         raise UnknownTemplate(f"There is no mail template {template!r}.")
     if text is None and html is None:
         raise UnknownTemplate(f"The mail template {template!r} has neither a text nor an HTML.")
-    # Only the file's own line end goes: one inside the subject came from a value, and is refused
-    # when the message is made.
-    filled_subject = _fill(template, subject, values).strip(" \n")
+    # Only the file's own line ends go: those of values are refused when the message is made.
+    filled_subject = _fill(template, subject, values).strip(" \n").replace(_VALUES_LINE_END, "\n")
     images = _Images(folders)
     filled_html = None
     if html is not None:
@@ -191,6 +195,16 @@ def environment_of(folders: tuple[Path, ...]) -> Sandbox:
     environment.filters["greeting_name"] = greeting_name
     environment.filters["duration"] = duration
     return environment
+
+
+@lru_cache(maxsize=8)
+def _subject_environment_of(folders: tuple[Path, ...]) -> Sandbox:
+    """The environment of subjects, in which line ends of values differ from those of files."""
+
+    def mark_line_ends(value: object) -> str:
+        return str(value).replace("\n", _VALUES_LINE_END)
+
+    return environment_of(folders).overlay(finalize=mark_line_ends)
 
 
 def _stems(template: str, locale: str | None) -> list[str]:

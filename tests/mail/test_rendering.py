@@ -198,6 +198,32 @@ def test_a_locale_falls_back_to_its_language_and_then_to_none(
     assert other.subject == "Your Ghost password was changed"
 
 
+def test_a_subjects_own_line_ends_and_blanks_are_left_out(
+    configured: Configured, folder: Path
+) -> None:
+    (folder / "shipped.subject.txt").write_text(
+        "\n{% if number == 1 %}\n  One order \n{% else %}\n{{ number }} orders\n{% endif %}\n\n"
+    )
+    (folder / "shipped.txt").write_text("Hello.\n")
+    configured(templates="mails")
+
+    subjects = [render("shipped", {"number": number}).subject for number in (1, 2)]
+
+    assert subjects == ["One order", "2 orders"]
+
+
+@pytest.mark.parametrize("name", ["Ada\n", "\nAda", "Ada\n \n", "Ada\r\n"])
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_values_line_end_stays_in_the_subject(
+    configured: Configured, folder: Path, name: str, end: str
+) -> None:
+    (folder / "shipped.subject.txt").write_text("{{ name }}" + end)
+    (folder / "shipped.txt").write_text("Hello.\n")
+    configured(templates="mails")
+
+    assert render("shipped", {"name": name}).subject == name
+
+
 def test_a_value_with_a_line_break_in_a_subject_is_refused_by_the_message(
     configured: Configured, folder: Path
 ) -> None:
