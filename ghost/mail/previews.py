@@ -16,7 +16,7 @@ from ghost.mail.rendering import (
     SECURITY_TEMPLATES,
     Rendered,
     environment_of,
-    is_locale,
+    is_locale_of_file,
     is_template_name,
     render,
     template_folders,
@@ -120,7 +120,7 @@ def _files(folders: tuple[Path, ...]) -> Iterator[tuple[str, str, str]]:
             if end is None:
                 continue
             name, _, locale = path.name.removesuffix(end).partition(".")
-            if is_template_name(name) and (not locale or is_locale(locale)):
+            if is_template_name(name) and (not locale or is_locale_of_file(locale)):
                 yield name, locale, end
 
 

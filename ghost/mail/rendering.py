@@ -114,7 +114,8 @@ def render(template: str, context: Mapping[str, Any], *, locale: str | None = No
 
     A template `welcome` is the files `welcome.subject.txt`, `welcome.txt` and `welcome.html`; one
     of the last two may be missing, and the text is then made from the HTML. For the locale
-    `de-AT`, `welcome.de-AT.txt` and `welcome.de.txt` are tried first. A file of the same name in
+    `de-AT`, written in any case, `welcome.de-AT.txt` and `welcome.de.txt` are tried first; an HTML
+    that is closer to it than the text gives the text, too. A file of the same name in
     the folder `mail.templates` wins over Ghost's. The HTML is escaped and its style sheet moved
     to the elements; a missing variable is an error; `app_name` is always there, and `full_name`
     may be left out.
@@ -136,6 +137,8 @@ def render(template: str, context: Mapping[str, Any], *, locale: str | None = No
         raise UnknownTemplate(f"There is no mail template {template!r}.")
     if text is None and html is None:
         raise UnknownTemplate(f"The mail template {template!r} has neither a text nor an HTML.")
+    if text is not None and html is not None and _rank(html, stems) < _rank(text, stems):
+        text = None  # it would be in another language
     # Only the file's own line ends go: those of values are refused when the message is made.
     filled_subject = _fill(template, subject, values).strip(" \n").replace(_VALUES_LINE_END, "\n")
     images = _Images(folders)
@@ -155,6 +158,11 @@ def is_template_name(name: str) -> bool:
 def is_locale(locale: str) -> bool:
     """Tell whether this is a language, with or without a region: `de`, `de-AT`, `de_AT`."""
     return _LOCALE.match(locale) is not None
+
+
+def is_locale_of_file(locale: str) -> bool:
+    """Tell whether a file whose name has this locale is found: `de-AT`, but not `de_AT`."""
+    return is_locale(locale) and f"x.{locale}" in _stems("x", locale)
 
 
 def duration(seconds: float) -> str:
@@ -213,9 +221,18 @@ def _stems(template: str, locale: str | None) -> list[str]:
     found = _LOCALE.match(locale or "")
     if not found:
         return [template]
-    language, region = found.groups()
-    regional = [f"{template}.{language}-{region}"] if region else []
-    return [*regional, f"{template}.{language}", template]
+    language, region = found[1].lower(), found[2]
+    # The usual spelling of a region first (`de-AT`), then others, then that of scripts (`zh-Hant`).
+    regions = (region.upper(), region.lower(), region.title()) if region else ()
+    locales = dict.fromkeys((*(f"{language}-{one}" for one in regions), language))
+    return [*(f"{template}.{one}" for one in locales), template]
+
+
+def _rank(template: Template, stems: list[str]) -> int:
+    """How far a file is from the locale that was asked for."""
+    return next(
+        rank for rank, stem in enumerate(stems) if template.name in (f"{stem}.txt", f"{stem}.html")
+    )
 
 
 def _find(environment: Sandbox, template: str, names: list[str]) -> Template | None:

@@ -70,6 +70,23 @@ def test_a_broken_template_is_marked_and_the_others_are_listed(
     assert not any(found[name].problem for name in SECURITY_TEMPLATES)
 
 
+def test_only_locales_that_would_be_found_are_listed(
+    configured: Configured, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mails"
+    folder.mkdir()
+    for locale in ("", ".de", ".de-AT", ".fr_CA", ".FR", ".zh-Hant", ".es-419"):
+        (folder / f"shipped{locale}.subject.txt").write_text(f"Shipped{locale}")
+    (folder / "shipped.txt").write_text("Hello.\n")
+    configured(templates="mails")
+
+    locales = next(one.locales for one in list_templates() if one.name == "shipped")
+
+    assert locales == ("de", "de-AT", "es-419", "zh-Hant")
+    for locale in locales:
+        assert preview("shipped", {}, locale=locale).subject == f"Shipped.{locale}"
+
+
 def test_a_folder_of_a_files_name_is_no_file(configured: Configured, tmp_path: Path) -> None:
     (tmp_path / "mails/shipped.txt").mkdir(parents=True)
     (tmp_path / "mails/shipped.subject.txt").write_text("Shipped")

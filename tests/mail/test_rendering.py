@@ -198,6 +198,37 @@ def test_a_locale_falls_back_to_its_language_and_then_to_none(
     assert other.subject == "Your Ghost password was changed"
 
 
+@pytest.mark.parametrize("locale", ["de-AT", "de-at", "de_AT", "DE_at", "De-aT"])
+def test_a_locale_is_found_in_any_case(configured: Configured, folder: Path, locale: str) -> None:
+    (folder / "shipped.subject.txt").write_text("Shipped")
+    (folder / "shipped.de-AT.txt").write_text("Servus!\n")
+    configured(templates="mails")
+
+    assert render("shipped", {}, locale=locale).text == "Servus!\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        ("shipped.txt shipped.html", "shipped.txt"),
+        ("shipped.txt shipped.de.html", "shipped.de.html"),
+        ("shipped.de.txt shipped.de.html", "shipped.de.txt"),
+        ("shipped.de.txt shipped.de-AT.html", "shipped.de-AT.html"),
+        ("shipped.de-AT.txt shipped.de.html", "shipped.de-AT.txt"),
+        ("shipped.de.txt shipped.html", "shipped.de.txt"),
+    ],
+)
+def test_a_text_is_not_in_another_language_than_the_html(
+    configured: Configured, folder: Path, files: str, text: str
+) -> None:
+    (folder / "shipped.subject.txt").write_text("Shipped")
+    for file in files.split():
+        (folder / file).write_text(file)
+    configured(templates="mails")
+
+    assert render("shipped", {}, locale="de-AT").text.strip() == text
+
+
 def test_a_subjects_own_line_ends_and_blanks_are_left_out(
     configured: Configured, folder: Path
 ) -> None:
