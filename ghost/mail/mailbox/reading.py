@@ -50,6 +50,10 @@ class File:
             return f"{count} B"
         return f"{count / 1024:.0f} KB" if count < 1024**2 else f"{count / 1024**2:.1f} MB"
 
+    def as_address(self) -> str:
+        """Itself as a `data:` address."""
+        return f"data:{self.content_type};base64,{base64.b64encode(self.content).decode()}"
+
 
 @dataclass(frozen=True)
 class Mail:
@@ -86,14 +90,16 @@ class Mail:
 
     def html_with_images(self) -> str:
         """The HTML with its images as `data:` addresses."""
-        html = self.html or ""
-        for file in self.files:
-            if file.content_id and file.content_type.startswith("image/"):
-                data = base64.b64encode(file.content).decode()
-                html = html.replace(
-                    f"cid:{file.content_id}", f"data:{file.content_type};base64,{data}"
-                )
-        return html
+        images = {
+            file.content_id: file.as_address()
+            for file in self.files
+            if file.content_id and file.content_type.startswith("image/")
+        }
+        if not images:
+            return self.html or ""
+        names = "|".join(map(re.escape, sorted(images, key=len, reverse=True)))
+        address = re.compile(rf"cid:({names})(?![\w.@-])")  # not cid:logo of cid:logo2
+        return address.sub(lambda found: images[found[1]], self.html or "")
 
 
 def open_mail(kept: Kept) -> Mail:
