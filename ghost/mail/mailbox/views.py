@@ -221,7 +221,7 @@ def template_html(name: str) -> Response:
 
 def _page(page: str, **values: Any) -> str:
     place = store.folder(current_config())
-    mails = [reading.open_mail(kept) for kept in store.list_kept(place)]
+    mails = [reading.summarize(kept) for kept in store.list_kept(place)]
     return render_template(page, app_name=current_config().app.name, mails=mails, **values)
 
 

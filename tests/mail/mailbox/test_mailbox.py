@@ -162,6 +162,34 @@ def test_each_image_stands_at_its_own_address() -> None:
     )
 
 
+def test_a_list_reads_each_mail_once_and_decodes_no_attachment(
+    visitor: FlaskClient, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.mkdir()
+    attachments = [
+        Attachment("1.pdf", bytes(500_000)),
+        Attachment("logo.png", b"png", "image/png", "logo"),
+    ]
+    message = Message(
+        "ada@example.org", "Hello", "A  text", "<img src='cid:logo'>", attachments=attachments,
+        sender="app@example.org", message_id="<1@example.org>",
+    )  # fmt: skip
+    (place / "large.eml").write_bytes(message.as_bytes())
+    opened: list[str] = []
+    read = store.read
+    monkeypatch.setattr(reading, "read", lambda kept: opened.append(kept.name) or read(kept))
+    monkeypatch.setattr(reading, "_file", lambda *_: pytest.fail("an attachment was decoded"))
+
+    pages = [visitor.get("/dev/mail").text for _ in range(3)]
+    os.utime(place / "large.eml", (1, 1))
+    pages.append(visitor.get("/dev/mail").text)
+
+    for page in pages:
+        assert 'title="1 attachment(s)"' in page
+        assert '<span class="row-snippet">A text</span>' in page
+    assert opened == ["large", "large"]
+
+
 def test_a_page_is_strict(send: Send, visitor: FlaskClient) -> None:
     name = send(html="<p>Hello</p>")
 
