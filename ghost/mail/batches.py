@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
@@ -49,7 +50,8 @@ def send_bulk(
     a variable fails here; the others are rendered in the worker. An address that is named more
     than once gets one mail, by the context that comes first.
 
-    :param recipients: an address and a context each; `mail.max_batch` at most.
+    :param recipients: an address and a context each, of what JSON can hold; `mail.max_batch` at
+        most.
     :param locale: whose templates are taken where there are any: `de-AT`, then `de`.
     :param headers: more headers, the same for all.
     :param sender: instead of `mail.sender`.
@@ -102,11 +104,22 @@ def _distinct(recipients: Iterable[Recipient]) -> dict[str, tuple[Address, Mappi
             found.setdefault(canonical(address.email), (address, context))
         except ValueError:  # InvalidMessage is one, too
             wrong[str(number)] = {"to": ["Not a valid e-mail address."]}
+        if not _is_json(context):
+            wrong.setdefault(str(number), {})["context"] = ["Not JSON."]
     if wrong:
         raise ValidationFailed(details={"json": {"recipients": wrong}})
     if number < 0:
         raise _invalid("recipients", "There is nobody to send it to.")
     return found
+
+
+def _is_json(context: Mapping[str, Any]) -> bool:
+    """Tell whether a context can be stored until its mail is made."""
+    try:
+        json.dumps(dict(context), allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def try_out(
