@@ -78,6 +78,6 @@ def test_hostile_html_takes_no_longer_than_its_length(piece: str, frame: str) ->
         return time.process_time() - started
 
     # Four times as much may take four times as long; the square of it were sixteen times.
-    few, many = seconds(5_000), seconds(20_000)
+    few, many = seconds(2_000), seconds(8_000)
 
     assert many < 0.3 or many < 8 * few
