@@ -13,6 +13,7 @@ from flask import Blueprint as FlaskBlueprint
 from flask import Flask, Response
 from flask_cors import CORS
 
+import ghost.files.jobs  # jobs and receivers, which nothing else imports
 import ghost.logging
 from ghost import (
     access,
@@ -32,6 +33,10 @@ from ghost.auth.views import bp as auth_bp
 from ghost.config import Config, set_config
 from ghost.docs.views import bp as docs_bp
 from ghost.extensions import State, jwt, mail
+from ghost.files.attachments import read_attachment
+from ghost.files.cli import files_group
+from ghost.files.content_views import bp as file_contents_bp
+from ghost.files.views import bp as files_bp
 from ghost.health.views import bp as health_bp
 from ghost.jobs import registry
 from ghost.jobs.job_cli import jobs_group
@@ -41,6 +46,7 @@ from ghost.jobs.views import bp as jobs_bp
 from ghost.mail import mailbox
 from ghost.mail.batch_views import bp as mail_batches_bp
 from ghost.mail.cli import mail_group
+from ghost.mail.services import set_file_reader
 from ghost.mail.suppression_views import bp as mail_suppressions_bp
 from ghost.mail.template_views import bp as mail_templates_bp
 from ghost.mail.views import bp as mail_bp
@@ -64,6 +70,7 @@ PERMISSIONS = {
 OWN_BLUEPRINTS = (
     health_bp, docs_bp, auth_bp, users_bp, roles_bp, jobs_bp, schedules_bp, pages_bp,
     mail_bp, mail_templates_bp, mail_batches_bp, mail_suppressions_bp, mail_webhooks_bp,
+    files_bp, file_contents_bp,
 )  # fmt: skip
 EXPOSED_HEADERS = (
     "ETag", "Idempotent-Replayed", "Location", "Retry-After", "X-RateLimit-Limit",
@@ -135,6 +142,8 @@ def create_app(
     app.cli.add_command(jobs_group)
     app.cli.add_command(schedules_group)
     app.cli.add_command(mail_group)
+    app.cli.add_command(files_group)
+    set_file_reader(read_attachment)
 
     app.extensions["ghost"].limiter = ratelimit.init_app(app, settings)
     idempotency.init_app(app, settings)

@@ -30,6 +30,7 @@ from ghost.config_sections import (
     MailSection,
     RatelimitSection,
     RedisSection,
+    StorageSection,
     settings,
 )
 from ghost.config_sources import Key, Names, Sources, Word, find_root, printable
@@ -212,6 +213,7 @@ class Config:
     ratelimit: RatelimitSection
     cors: CorsSection
     mail: MailSection
+    storage: StorageSection
     jobs: JobsSection
     logging: LoggingSection
     health: HealthSection

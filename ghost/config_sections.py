@@ -10,6 +10,7 @@ from typing import Any
 
 from ghost import config_values as kinds
 from ghost.config_schedules import ScheduleSetting
+from ghost.config_storage import ALLOWED_TYPES, VariantSetting
 from ghost.config_values import Kind
 
 DAY = 86400
@@ -297,6 +298,75 @@ class MailSection(Section):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
+class StorageSection(Section):
+    """Files: where they lie, and what is taken."""
+
+    url: str = key(
+        "file://instance/uploads",
+        kinds.StorageUrl(),
+        "`file:///folder`, `s3://bucket/prefix?endpoint=&region=`, `az://container/prefix` or "
+        "`gs://bucket/prefix`; all but the first with `key:secret@` before the bucket, or without.",
+    )
+    max_file_size: int = key(
+        50 * 1024 * 1024, kinds.Integer(1024, 1024**4, "bytes"), "Largest file, in bytes."
+    )
+    quota_per_user: int | None = key(
+        1024**3,
+        kinds.OrNone(kinds.Integer(1024, 1024**5, "bytes")),
+        "Bytes that the files of one account may have together; no limit when none.",
+    )
+    allowed_types: list[str] = key(
+        list(ALLOWED_TYPES),
+        kinds.Items(kinds.MediaType()),
+        "Types of content that are taken, `image/*` for all of a kind; "
+        "`application/octet-stream` is what Ghost does not know.",
+        shown="common images, documents, archives, texts, audio and video; see docs/files.md",
+    )
+    max_image_pixels: int = key(
+        50_000_000, kinds.Integer(1, 1_000_000_000), "Pixels that an image may have."
+    )
+    max_image_frames: int = key(500, kinds.Integer(1, 100_000), "Frames that an image may have.")
+    strip_metadata: bool = key(
+        True, kinds.Flag(), "Whether places, cameras and texts are taken off images."
+    )
+    variants: dict[str, VariantSetting] = key(
+        {},
+        kinds.Variants(),
+        "Smaller copies of images by name, besides Ghost's: `width`, `height`, `fit` (`inside` or "
+        "`cover`), `quality`; a number alone is both.",
+        shown="`thumb` 128 x 128 cover; `small` 320, `medium` 800, `large` 1600 inside",
+    )
+    signed_redirect: bool = key(
+        False,
+        kinds.Flag(),
+        "Whether downloads from an object store are redirected to it, instead of passed through.",
+    )
+    accel_redirect: str | None = key(
+        None,
+        kinds.OrNone(
+            kinds.Pattern(
+                re.compile(r"/(?:[A-Za-z0-9_.-]+/)+"), "a path like /_files/, with a slash around"
+            )
+        ),
+        "Internal location of nginx from which it serves the folder, like `/_files/`.",
+    )
+    timeout: float = key(
+        10.0,
+        kinds.Number(0.1, 300, "seconds"),
+        "Longest wait for an object store's next bytes, in seconds.",
+    )
+    keep_deleted: int = key(
+        DAY,
+        kinds.Integer(0, 10 * 365 * DAY, "seconds"),
+        "How long the bytes of a deleted file are kept, in seconds.",
+    )
+    upload_expiry: int = key(
+        DAY, _seconds, "How long a resumable upload may take to be finished, in seconds."
+    )
+    upload_limit: str = key("120/minute", _rate, "Uploads per caller.")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class JobsSection(Section):
     """Work that is done after the answer."""
 
@@ -404,6 +474,7 @@ SECTIONS: dict[str, type[Section]] = {
     "ratelimit": RatelimitSection,
     "cors": CorsSection,
     "mail": MailSection,
+    "storage": StorageSection,
     "jobs": JobsSection,
     "logging": LoggingSection,
     "health": HealthSection,

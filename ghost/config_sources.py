@@ -27,10 +27,11 @@ SHORT_NAMES = {
     "API_PORT": ("app", "port"),
     "GHOST_ENV": ("app", "env"),
     "MAIL_URL": ("mail", "url"),
+    "STORAGE_URL": ("storage", "url"),
 }
 """The environment variables that everybody knows, and the keys they set."""
 
-RESERVED = ("frontends", "plugins", "storage", "websocket")
+RESERVED = ("frontends", "plugins", "websocket")
 """Sections that a later Ghost will know: an application must not call its own so."""
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^{}]*))?\})?")

@@ -19,6 +19,13 @@ from sqlalchemy.exc import ArgumentError
 
 from ghost.config_mail import read_sendgrid_url, read_ses_url, read_smtp_url
 from ghost.config_schedules import ScheduleSetting, WrongEntry, read_schedule
+from ghost.config_storage import (
+    SCHEMES,
+    VARIANTS,
+    VariantSetting,
+    read_variant,
+    resolve_storage_url,
+)
 
 WORD = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62}[A-Za-z0-9])?")
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
@@ -621,6 +628,74 @@ class MailUrl(Url):
         except ValueError as error:
             raise Mismatch(str(error)) from None
         return text
+
+
+class StorageUrl(Url):
+    """Where the bytes of files lie."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a URL of the form file:///folder, s3://bucket/prefix?endpoint=&region=, "
+            "az://container/prefix or gs://bucket/prefix",
+            SCHEMES,
+        )
+
+    def check(self, value: object, root: Path) -> str:
+        text: str = Text.check(self, value, root)
+        if " " in text or text.partition("://")[0] not in self.schemes:
+            raise Mismatch(self.expected)
+        try:
+            return resolve_storage_url(text, root)
+        except ValueError as error:
+            raise Mismatch(str(error)) from None
+
+
+class MediaType(Text):
+    """A type of content, `image/png`, or all of a kind, `image/*`; none that a browser runs."""
+
+    _SHAPE = re.compile(r"[a-z]+/(?:\*|[a-z0-9][a-z0-9.+-]{0,100})")
+    _RUNS = re.compile(r".*(?:html|xml|svg|script|xsl|shockwave).*")
+
+    def __init__(self) -> None:
+        super().__init__("a type like image/png, or image/* for all of a kind")
+
+    def check(self, value: object, root: Path) -> str:
+        text: str = super().check(value, root)
+        if not self._SHAPE.fullmatch(text):
+            raise Mismatch(self.expected)
+        # Office documents have "xml" in their names, and are archives.
+        if self._RUNS.fullmatch(text) and not text.startswith("application/vnd.openxmlformats"):
+            raise Mismatch(f"{self.expected}, but none that browsers run: HTML, SVG, XML, scripts")
+        return text
+
+
+class Variants(Table):
+    """The variants of images by name: Ghost's own, and those that are named here over them."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            _Variant(),
+            most=20,
+            name=re.compile(r"[a-z][a-z0-9_-]{0,49}"),
+            names="names made of small letters, digits, - and _",
+        )
+
+    def check(self, value: object, root: Path) -> dict[str, VariantSetting]:
+        return {**VARIANTS, **super().check(value, root)}
+
+
+class _Variant(Kind):
+    """The size of a variant, or a mapping that says more."""
+
+    def check(self, value: object, root: Path) -> VariantSetting:
+        try:
+            return read_variant(value)
+        except ValueError as error:
+            raise Mismatch(str(error), describe(value, hidden=False)) from None
+
+    def mask(self, value: Any) -> object:
+        quality = f", quality {value.quality}" if value.quality else ""
+        return f"{value.width} x {value.height} {value.fit}{quality}"
 
 
 def public_host(url: str) -> str:

@@ -28,6 +28,7 @@ class State:
     api: Api | None = None
     limiter: Limiter | None = None
     keys: Any = None  # the signing keys of the auth room, made when first needed
+    storage: Any = None  # where the files room keeps bytes, opened when first needed
 
 
 __all__ = ["State", "db", "jwt", "mail"]

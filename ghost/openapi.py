@@ -22,6 +22,19 @@ IDEMPOTENCY_KEY = {
     "description": "Repeated with the same key and body, the first answer comes again, and "
     "nothing is done twice.",
 }
+IF_MATCH = {
+    "in": "header",
+    "name": "If-Match",
+    "description": "The `ETag` that the change is meant for; 412 when it is another now.",
+    "schema": {"type": "string"},
+}
+IF_NONE_MATCH = {
+    "in": "header",
+    "name": "If-None-Match",
+    "description": "An `ETag`; 304 without a body when it is still that.",
+    "schema": {"type": "string"},
+}
+NOT_MODIFIED = {"304": {"description": "Not Modified"}}
 
 
 class MetaSchema(ma.Schema):

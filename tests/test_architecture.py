@@ -22,7 +22,8 @@ FLOORS = {
     "machinery": {"jobs"},
     "foundation": {
         "access", "affinity", "api", "config", "config_mail", "config_schedules", "config_sections",
-        "config_sources", "config_values", "database", "errors", "extensions", "fields", "http",
+        "config_sources", "config_storage", "config_values", "database", "errors", "extensions",
+        "fields", "http",
         "idempotency", "lists", "log_records", "log_sinks", "logging", "models", "network",
         "openapi", "passwords", "prepared", "ratelimit", "redaction", "responses", "retention",
         "revisions", "schemas", "secrets", "signals", "timing", "tokens",
@@ -32,7 +33,10 @@ HEIGHT = {name: height for height, floor in enumerate(reversed(FLOORS)) for name
 ROOMS = FLOORS["rooms"] | FLOORS["machinery"]
 
 # Between rooms of one floor: who uses whose services and models.
-BETWEEN_ROOMS = {("auth", "users"), ("auth", "mail"), ("users", "mail")}
+BETWEEN_ROOMS = {
+    ("auth", "users"), ("auth", "mail"), ("users", "mail"), ("files", "users"), ("files", "mail"),
+    ("health", "files"),
+}  # fmt: skip
 
 # Inside a room: views -> schemas, and views -> services -> jobs -> models. Other files of a room
 # are its tools and may stand anywhere, as long as no circle comes of it. A schema may use a rule

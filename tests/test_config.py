@@ -156,6 +156,7 @@ SHORT_VALUES = {
     "API_PORT": ("9000", "app.port", 9000),
     "GHOST_ENV": ("testing", "app.env", "testing"),
     "MAIL_URL": ("smtps://h", "mail.url", "smtps://h"),
+    "STORAGE_URL": ("s3://bucket/a", "storage.url", "s3://bucket/a"),
 }
 
 
@@ -376,7 +377,7 @@ UNKNOWN = {
     "mial": "did you mean mail?",
     "job": "did you mean jobs?",
     "model": "did you mean models?",
-    "storage": "the name is reserved",
+    "storag": "did you mean storage?",
     "websockets": "did you mean websocket?",
 }
 
@@ -960,6 +961,7 @@ def test_no_secret_is_in_the_text_of_a_configuration(load):
             "MAIL_URL": f"smtp://u:a@{secret}@h",
             "GHOST_MAIL__FALLBACK_URL": f"sendgrid://{secret}@api.eu.sendgrid.com",
             "GHOST_RATELIMIT__STORAGE": f"redis://:{secret}@h/0",
+            "STORAGE_URL": f"s3://key:{secret}@bucket",
             "GHOST_HEALTH__TOKEN": secret,
             "GHOST_AUTH__JWT_PREVIOUS_SECRET_KEYS": f"{secret}1,{secret}2",
         },
@@ -971,7 +973,9 @@ def test_no_secret_is_in_the_text_of_a_configuration(load):
     assert "postgresql+psycopg2://u:***@h" in shown[0]
 
 
-@pytest.mark.parametrize("key", ["database.url", "redis.url", "mail.url", "app.secret_key"])
+@pytest.mark.parametrize(
+    "key", ["database.url", "redis.url", "mail.url", "storage.url", "app.secret_key"]
+)
 def test_a_wrong_secret_is_not_repeated(mistakes, key):
     section, _, name = key.partition(".")
 

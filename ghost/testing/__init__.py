@@ -8,6 +8,7 @@ where imports stand in functions.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -145,6 +146,14 @@ def _default_factory(pytestconfig: pytest.Config) -> Factory:
     return default_factory(_find_root(pytestconfig.rootpath) or pytestconfig.rootpath)
 
 
+@pytest.fixture(scope="session")
+def _uploads() -> Iterator[Path]:
+    from ghost.testing.servers import scratch_folder
+
+    with scratch_folder() as folder:
+        yield folder / "uploads"
+
+
 @pytest.fixture
 def app_config() -> Mapping[str, Any]:
     """Settings for the application under test; override it for a module or a folder."""
@@ -161,11 +170,14 @@ def app_factory(_default_factory: Factory) -> Factory:
 
 
 @pytest.fixture
-def app_settings(app_config: Mapping[str, Any], _database: TestDatabase) -> Mapping[str, Any]:
+def app_settings(
+    app_config: Mapping[str, Any], _database: TestDatabase, _uploads: Path
+) -> Mapping[str, Any]:
     """All settings that the application under test gets: the plug-in's, then `app_config`."""
     from ghost.testing.applications import DEFAULTS, merged
 
-    return merged(DEFAULTS, {"database": {"url": _database.url}}, app_config)
+    places = {"database": {"url": _database.url}, "storage": {"url": f"file://{_uploads}"}}
+    return merged(DEFAULTS, places, app_config)
 
 
 @pytest.fixture
@@ -174,14 +186,16 @@ def app(
     app_settings: Mapping[str, Any],
     _applications: Applications,
     _database: TestDatabase,
+    _uploads: Path,
 ) -> Flask:
-    """The application, its database migrated and otherwise empty.
+    """The application, its database migrated and otherwise empty, and no files.
 
     It is built once for the tests that share its settings.
     """
     application = _applications.get(app_factory, app_settings)
     if app_settings["database"]["url"] == _database.url:
         _database.restore(application)
+    shutil.rmtree(_uploads, ignore_errors=True)
     application.extensions.pop("ghost.mail.outbox", None)
     limiter = application.extensions["ghost"].limiter
     if limiter is not None and limiter.enabled:

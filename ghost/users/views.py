@@ -12,6 +12,7 @@ from ghost.access import current_user, permissions_required
 from ghost.api import APIResponse, Blueprint, check_version, etag_of
 from ghost.database import db
 from ghost.errors import Conflict, Forbidden, NotFound, PreconditionFailed
+from ghost.openapi import IF_MATCH, IF_NONE_MATCH, NOT_MODIFIED
 from ghost.users import services
 from ghost.users.models import User
 from ghost.users.role_views import roles_bp
@@ -19,27 +20,8 @@ from ghost.users.schemas import AssignedRoles, NewUser, UserChanges, UserQuery, 
 
 bp = Blueprint("users", __name__, url_prefix="/users", description="Accounts, for administrators.")
 
-documents_if_match = bp.doc(
-    parameters=[
-        {
-            "in": "header",
-            "name": "If-Match",
-            "description": "The `ETag` that the change is meant for; 412 when it is another now.",
-            "schema": {"type": "string"},
-        }
-    ]
-)
-documents_if_none_match = bp.doc(
-    parameters=[
-        {
-            "in": "header",
-            "name": "If-None-Match",
-            "description": "An `ETag`; 304 without a body when it is still that.",
-            "schema": {"type": "string"},
-        }
-    ],
-    responses={"304": {"description": "Not Modified"}},
-)
+documents_if_match = bp.doc(parameters=[IF_MATCH])
+documents_if_none_match = bp.doc(parameters=[IF_NONE_MATCH], responses=NOT_MODIFIED)
 
 
 @bp.get("/")

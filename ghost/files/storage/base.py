@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from ghost.errors import ServiceUnavailable
+
+# What is read at once, in bytes.
+PIECE_BYTES = 256 * 1024
+
+# No part begins with a dot: there is no way up, and what does is the storage's own.
+_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+MAX_KEY_LENGTH = 200
 
 
 class Missing(Exception):
@@ -32,7 +40,13 @@ class StoredObject:
 
 
 class Writer(Protocol):
-    """Takes the bytes of one file; they are under their key only after `commit`."""
+    """Takes the bytes of one file; they are under their key only after `commit`.
+
+    `path` is where they lie meanwhile on this machine's disk, for others to read; None where they
+    leave it as they come.
+    """
+
+    path: Path | None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Take some more.
@@ -58,8 +72,17 @@ class Storage(Protocol):
     def create(self, key: str, content_type: str) -> AbstractContextManager[Writer]:
         """Begin a file. Leaving the context without a commit leaves nothing behind."""
 
-    def read(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """Give the bytes from `start` in pieces; the first one has been read when this returns."""
+    def read(
+        self, key: str, start: int = 0, length: int | None = None
+    ) -> Generator[bytes, None, None]:
+        """Give the bytes from `start` in pieces; the first one has been read when this returns.
+
+        Close it where it is not read to its end.
+
+        :param start: the first byte to give; one that is there, or 0.
+        :param length: bytes to give; None for all that follow. Where there are fewer, this or the
+            last piece raises `StorageUnavailable`: half a file is never taken for a whole one.
+        """
 
     def stat(self, key: str) -> StoredObject:
         """Tell size and age."""
@@ -70,8 +93,17 @@ class Storage(Protocol):
     def list(self, prefix: str = "", after: str = "") -> Iterator[StoredObject]:
         """Go through all that lies under a prefix and behind a key, in the order of the keys."""
 
+    def tidy(self, before: datetime) -> int:
+        """Remove what writers left behind that were killed, and last wrote before a time.
+
+        :returns: how many there were.
+        """
+
     def local_path(self, key: str) -> Path | None:
         """Tell where a file lies on this machine's disk; None for object stores."""
+
+    def open_local(self, key: str) -> BinaryIO | None:
+        """Open a file on this machine's disk, without a buffer; None for object stores."""
 
     def signed_url(self, key: str, seconds: int, headers: Mapping[str, str]) -> str | None:
         """Make an address at the store itself that gives the bytes for a while.
@@ -81,5 +113,32 @@ class Storage(Protocol):
         :returns: None where that is not possible: a disk.
         """
 
-    def check(self) -> None:
-        """See whether the storage answers and can be written to."""
+    def check(self) -> str | None:
+        """See whether the storage answers and can be written to.
+
+        :returns: what should worry somebody although it works, a disk that is nearly full.
+        """
+
+
+def check_key(key: str) -> str:
+    """Return a key that is one.
+
+    :raises ValueError: it is none, and whoever made it is mistaken.
+    """
+    if not is_key(key):
+        raise ValueError(f"{key[:80]!r} is no key of a stored file.")
+    return key
+
+
+def is_key(name: str) -> bool:
+    """Tell whether a name can be a key."""
+    return len(name) <= MAX_KEY_LENGTH and bool(_KEY.fullmatch(name))
+
+
+def begun(pieces: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
+    """Run a generator to its first `yield`, which says that it holds its first piece.
+
+    So it fails where it is made, and closing it gives back what it holds, begun or not.
+    """
+    next(pieces)
+    return pieces
