@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from werkzeug.datastructures import Headers
+
 from ghost.errors import BadRequest, GhostError, PreconditionFailed, ValidationFailed
 from ghost.files.models import PRIVATE, VISIBILITIES
 from ghost.http import read_json
@@ -34,7 +36,7 @@ class ChecksumMismatch(GhostError):
     message = "The bytes have another checksum; send them again."
 
 
-def check_protocol(headers: Mapping[str, str]) -> None:
+def check_protocol(headers: Headers) -> None:
     """Refuse a request of another version of the protocol, or of none.
 
     :raises PreconditionFailed: the header `Tus-Resumable` is not ours.
@@ -45,7 +47,7 @@ def check_protocol(headers: Mapping[str, str]) -> None:
         )
 
 
-def read_count(headers: Mapping[str, str], name: str) -> int:
+def read_count(headers: Headers, name: str) -> int:
     """Read a header that has to be there and is a number of bytes.
 
     :raises ValidationFailed: it is none, or missing.
@@ -79,7 +81,7 @@ class Checksum:
             raise ChecksumMismatch
 
 
-def read_checksum(headers: Mapping[str, str]) -> Checksum | None:
+def read_checksum(headers: Headers) -> Checksum | None:
     """Read `Upload-Checksum`; None when it is not there.
 
     :raises BadRequest: the algorithm is none of ours, or the value no base64.
@@ -109,7 +111,7 @@ class Description:
     details: Mapping[str, Any] | None = None
 
 
-def read_description(headers: Mapping[str, str]) -> Description:
+def read_description(headers: Headers) -> Description:
     """Read `Upload-Metadata`; keys that we don't know are the client's own, and left alone.
 
     :raises ValidationFailed: it is not as the protocol says, or a value is wrong.

@@ -110,7 +110,7 @@ def get_upload(owner_id: UUID, upload_id: UUID) -> UploadState:
         _uploads.c.id == upload_id, _uploads.c.owner_id == owner_id
     )
     with db_manager.connection() as connection:
-        row = connection.execute(statement).first()
+        row: Any = connection.execute(statement).first()
     if row is None:
         raise NotFound
     upload = UploadState(*row)
