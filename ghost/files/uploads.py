@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -33,10 +33,12 @@ from ghost.files.upload_turns import (
     Piece,
     Turn,
     UploadState,
+    is_free,
     take_turn,
 )
 from ghost.logging import logger
 from ghost.models import utcnow
+from ghost.retention import repair_with
 
 # The statuses with which a file is refused for what it is; all others may be tried again.
 _REFUSALS = (413, 415, 422)
@@ -230,6 +232,19 @@ def delete_upload(owner_id: UUID, upload_id: UUID) -> None:
     if not end_uploads(db.session.connection(), _uploads.c.id == upload_id):
         raise NotFound
     follow(on_commit=lambda: discard_pieces(upload_id))
+
+
+@repair_with
+def end_expired(_connection: sa.Connection, now: datetime, limit: int) -> int:
+    """Delete the rows of uploads whose time is over; their pieces are the sweeper's then."""
+    over = (
+        sa.select(_uploads.c.id)
+        .where(_uploads.c.expires_at <= now, is_free(now))
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    with db_manager.transaction() as connection:
+        return len(end_uploads(connection, _uploads.c.id.in_(over)))
 
 
 def abandon(upload_id: UUID) -> None:
