@@ -134,7 +134,7 @@ class Line:
             with suppress(OSError):
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 one.shutdown(socket.SHUT_RD)
-            one.close()
+                one.close()
         self._open.clear()
 
     def close(self) -> None:
@@ -156,7 +156,7 @@ class Line:
                     threading.Thread(target=self._pass_on, args=(*pair, is_up), daemon=True).start()
 
     def _pass_on(self, source: socket.socket, target: socket.socket, is_up: bool) -> None:
-        with suppress(OSError), source, target:
+        with suppress(OSError):
             while some := source.recv(PIECE_BYTES):
                 target.sendall(some)
                 if is_up:
@@ -165,6 +165,10 @@ class Line:
                     if self.events and self.sent >= self.events[0][0]:
                         _, happens = self.events.pop(0)
                         happens(self)
+        # A socket that another thread reads from is not closed by closing it.
+        for one in (source, target):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
 
 
 def answers(url: str) -> bool:
