@@ -312,9 +312,9 @@ def run(options: argparse.Namespace, seed: int) -> int:
             started = time.monotonic()
             upload(f"http://127.0.0.1:{line.port}", token, path)
             seconds = time.monotonic() - started
-        except (subprocess.SubprocessError, TimeoutError):
+        except BaseException:
             print(backend.log.read_text(errors="replace")[-4000:])
-            return 1
+            raise
         finally:
             line.close()
         print(
