@@ -72,7 +72,7 @@ def receive(pieces: Iterable[bytes], *, filename: str, declared_type: str | None
             sniffer.feed(piece)
             copy.take(piece, sniffer.head)
         if size == 0:
-            raise ValidationFailed(details={"files": {"file": ["The file is empty."]}})
+            raise empty_file()
         content = recognize(
             sniffer,
             copy.open(sniffer.head),
@@ -85,6 +85,11 @@ def receive(pieces: Iterable[bytes], *, filename: str, declared_type: str | None
             scanning.scan(copy.whole(), content.content_type)
         writer.commit()
     return Arrival(file_id, key, label, content, size, digest.hexdigest())
+
+
+def empty_file() -> ValidationFailed:
+    """The error that says that there is nothing to store."""
+    return ValidationFailed(details={"files": {"file": ["The file is empty."]}})
 
 
 def too_large(settings: StorageSection) -> FileTooLarge:
