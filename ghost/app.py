@@ -74,8 +74,9 @@ OWN_BLUEPRINTS = (
     files_bp, file_contents_bp, file_uploads_bp,
 )  # fmt: skip
 EXPOSED_HEADERS = (
-    "ETag", "Idempotent-Replayed", "Location", "Retry-After", "X-RateLimit-Limit",
-    "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-Request-ID",
+    "Accept-Ranges", "Content-Disposition", "Content-Range", "ETag", "Idempotent-Replayed",
+    "Location", "Retry-After", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset",
+    "X-Request-ID",
     # Those of resumable uploads, without which a client in a browser can't go on.
     "Tus-Checksum-Algorithm", "Tus-Extension", "Tus-Max-Size", "Tus-Resumable", "Tus-Version",
     "Upload-Expires", "Upload-File-Id", "Upload-Length", "Upload-Offset",

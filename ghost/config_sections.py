@@ -370,6 +370,9 @@ class StorageSection(Section):
     piece_limit: str = key(
         "1200/minute", _rate, "Requests per caller that go on with resumable uploads."
     )
+    download_limit: str = key(
+        "1200/minute", _rate, "Downloads per caller, or source where nobody is logged in."
+    )
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
