@@ -28,7 +28,7 @@ from ghost.files import tus, uploads
 from ghost.files.models import StoredFile
 from ghost.files.receiving import PIECE_BYTES, Body
 from ghost.files.upload_schemas import UploadSchema
-from ghost.files.upload_turns import UploadState
+from ghost.files.upload_turns import Locked, UploadState
 from ghost.http import body_limit
 from ghost.ratelimit import caller_or_source, rate_limit
 
@@ -46,24 +46,24 @@ bp = Blueprint(
 )
 
 
-def _header(name: str, description: str, *, required: bool = False) -> dict[str, Any]:
-    schema = {"type": "string"}
+_COUNT = {"type": "string", "pattern": "^[0-9]{1,18}$"}
+_TEXT = {"type": "string"}
+
+
+def _header(
+    name: str, schema: dict[str, Any], description: str, *, required: bool = False
+) -> dict[str, Any]:
     return {
         "in": "header", "name": name, "required": required, "schema": schema,
         "description": description,
     }  # fmt: skip
 
 
-_VERSION = _header("Tus-Resumable", "`1.0.0`.", required=True)
-_CHECKSUM = _header("Upload-Checksum", "`sha1` or `sha256`, and the digest in base64.")
-_OFFSET = _header("Upload-Offset", "How many bytes have arrived so far.", required=True)
-_BYTES = {
-    "content": {tus.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
-}
-_MISMATCH = {
-    "460": {"description": "Checksum Mismatch"},
-    "423": {"description": "Locked"},
-}
+_VERSION = _header("Tus-Resumable", {"const": tus.VERSION}, "The protocol.", required=True)
+_CHECKSUM = _header("Upload-Checksum", _TEXT, "`sha1` or `sha256`, and the digest in base64.")
+_BYTES = {"content": {tus.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
+_ERROR = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
+_MISMATCH = {"460": {"description": "Checksum Mismatch", **_ERROR}}
 
 
 def speaks_tus(view: View) -> View:
@@ -97,9 +97,10 @@ def _say_what_is_spoken(response: Response) -> Response:
 @bp.doc(
     parameters=[
         _VERSION,
-        _header("Upload-Length", "Bytes of the whole file.", required=True),
+        _header("Upload-Length", _COUNT, "Bytes of the whole file.", required=True),
         _header(
             "Upload-Metadata",
+            _TEXT,
             "Keys and values in base64: `filename`, `filetype`, `visibility`, `metadata` (JSON).",
         ),
         _CHECKSUM,
@@ -162,11 +163,15 @@ def get_upload(upload_id: UUID) -> APIResponse:
 @rate_limit("storage.piece_limit", key=caller_or_source)
 @body_limit(lambda config: config.storage.max_file_size)
 @bp.errors(
-    Conflict, NotFound, PayloadTooLarge, PreconditionFailed, UnsupportedMediaType,
+    Conflict, Locked, NotFound, PayloadTooLarge, PreconditionFailed, UnsupportedMediaType,
     uploads.UploadGone,
 )  # fmt: skip
 @bp.doc(
-    parameters=[_VERSION, _OFFSET, _CHECKSUM],
+    parameters=[
+        _VERSION,
+        _header("Upload-Offset", _COUNT, "How many bytes have arrived so far.", required=True),
+        _CHECKSUM,
+    ],
     requestBody={"required": True, **_BYTES},
     responses=_MISMATCH,
 )
@@ -202,14 +207,16 @@ def delete_upload(upload_id: UUID) -> None:
 @rate_limit("storage.piece_limit", key=caller_or_source)
 @body_limit(lambda config: config.storage.max_file_size)
 @bp.errors(
-    Conflict, MethodNotAllowed, NotFound, PayloadTooLarge, PreconditionFailed, UnsupportedMediaType,
-    uploads.UploadGone,
+    Conflict, Locked, MethodNotAllowed, NotFound, PayloadTooLarge, PreconditionFailed,
+    UnsupportedMediaType, uploads.UploadGone,
 )  # fmt: skip
 @bp.doc(
     parameters=[
         _VERSION,
-        _header("X-HTTP-Method-Override", "`PATCH` or `DELETE`.", required=True),
-        _header("Upload-Offset", "As with PATCH."),
+        _header(
+            "X-HTTP-Method-Override", {"enum": ["PATCH", "DELETE"]}, "The method.", required=True
+        ),
+        _header("Upload-Offset", _COUNT, "As with PATCH."),
         _CHECKSUM,
     ],
     requestBody={"required": False, **_BYTES},

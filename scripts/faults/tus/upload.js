@@ -15,7 +15,7 @@ const upload = new Upload(createReadStream(path), {
   uploadSize: statSync(path).size,
   metadata: { filename: basename(path), filetype: "application/octet-stream" },
   chunkSize: 32 * 2 ** 20, // a stream can't be read again, so so much of it is kept
-  retryDelays: [0, 1000, 3000, 5000, 5000],
+  retryDelays: [0, 1000, 3000, 5000, 10000, 10000],
   onAfterResponse: (_request, response) => {
     fileId = response.getHeader("Upload-File-Id") ?? fileId;
   },
