@@ -28,6 +28,9 @@ const upload = new Upload(createReadStream(path), {
     console.error(String(error));
     process.exit(1);
   },
-  onSuccess: () => console.log(fileId),
+  onSuccess: () => {
+    console.log(fileId);
+    process.exit(0); // connections that were cut would keep it
+  },
 });
 upload.start();
