@@ -20,7 +20,7 @@ from ghost.database import db
 from ghost.errors import ServiceUnavailable
 from ghost.files import uploads
 from ghost.files.models import FileUsage, StoredFile, Upload, UploadPiece
-from ghost.files.scanning import Rejected, remove_scanner, scanner
+from ghost.files.scanning import FileRejected, remove_scanner, scanner
 from ghost.files.storage import current_storage
 from ghost.models import utcnow
 from ghost.testing.clients import Client
@@ -120,7 +120,7 @@ def test_a_refused_file_ends_its_upload_and_gives_the_room_back(app: Flask, ada:
 def test_a_file_that_a_scanner_rejects_ends_its_upload(app: Flask, ada: Client) -> None:
     @scanner
     def reject(_file: Any, _type: str) -> None:
-        raise Rejected("It looks bad.")
+        raise FileRejected("It looks bad.")
 
     try:
         url = begin(ada)
