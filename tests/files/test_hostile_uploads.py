@@ -42,13 +42,13 @@ def test_hostile_pictures_are_refused_in_time(
         response, seconds = timed(lambda content=content: upload(ada, content, "picture"))
 
         assert seconds < SECONDS, name
-        if response.status_code == 201:  # no picture, but a document or six letters of text
-            assert response.json["data"]["category"] in ("document", "text", "archive"), name
+        if response.status_code == 201:  # of another type, which is allowed: a PDF, an MP4
+            assert response.json["data"]["category"] != "image", name
             stored += 1
             continue
         assert response.status_code in (413, 415, 422), (name, response.text)
         assert response.json["message"], name
-    assert len(stored_keys()) == stored < 5
+    assert len(stored_keys()) == stored < 10
 
 
 @pytest.mark.slow
