@@ -17,6 +17,7 @@ from ghost.files.aftermath import discard, follow
 from ghost.files.arrivals import Arrival, receive
 from ghost.files.models import PRIVATE, PUBLIC, StoredFile
 from ghost.files.names import clean_filename
+from ghost.files.owners import lock_owner
 from ghost.files.purging import deleted_files_of, purge
 from ghost.files.signals import file_stored, tell
 from ghost.files.types import TypeRefused, check_name
@@ -50,6 +51,7 @@ def store(
     :param declared_type: what the sender says that it is; None for nothing.
     :param details: JSON to keep with it.
     :param release: bytes of the owner's that are counted for it already, and given back.
+    :raises OwnerDeleted: the owner's account was deleted.
     :raises OverQuota: the owner has no room for it.
     :raises FileTooLarge, ValidationFailed, TypeRefused, NotAnImage, ImageTooLarge,
         StorageUnavailable: as `ghost.files.arrivals.receive`.
@@ -71,6 +73,7 @@ def add(
     They are deleted if that fails, or the transaction is rolled back.
 
     :param release: as `store`.
+    :raises OwnerDeleted: the owner's account was deleted meanwhile.
     :raises OverQuota: the owner has no room for them, also without the deleted files.
     """
     content = arrival.content
@@ -96,6 +99,7 @@ def add(
     except BaseException:  # no database: nobody would roll anything back
         discard(arrival.key)
         raise
+    lock_owner(owner_id)
     take_room(owner_id, arrival.size - release)
     db.session.add(file)
     db.session.flush()
@@ -122,13 +126,14 @@ def take_room(owner_id: UUID, count: int) -> None:
     :raises OverQuota: there is not enough room even so.
     """
     connection = db.session.connection()
-    if quota.take(connection, owner_id, count):
-        return
-    keys, _ = purge(connection, deleted_files_of(owner_id), PURGED_AT_ONCE)
+    keys: list[str] = []
+    while not quota.take(connection, owner_id, count):
+        purged, _ = purge(connection, deleted_files_of(owner_id), PURGED_AT_ONCE)
+        if not purged:
+            raise quota.over_quota()
+        keys += purged
     if keys:
         follow(on_commit=lambda: discard(*keys))
-    if not quota.take(connection, owner_id, count):
-        raise quota.over_quota()
 
 
 def check_room(owner_id: UUID, count: int) -> None:

@@ -24,6 +24,7 @@ from ghost.files.aftermath import discard, follow
 from ghost.files.arrivals import receive, too_large
 from ghost.files.models import StoredFile, Upload
 from ghost.files.names import clean_filename
+from ghost.files.owners import lock_owner
 from ghost.files.storage.base import Missing
 from ghost.files.tus import Checksum, Description
 from ghost.files.upload_pieces import Arriving, discard_pieces, read_pieces, write_pieces
@@ -69,6 +70,7 @@ def create_upload(owner_id: UUID, length: int, description: Description) -> Uplo
     :param length: of the whole file, in bytes.
     :raises ValidationFailed: the file would be empty.
     :raises FileTooLarge: it is longer than `storage.max_file_size`.
+    :raises OwnerDeleted: the owner's account was deleted meanwhile.
     :raises OverQuota: the owner has no room for it.
     :raises TooManyUploads: the owner has too many that are not finished.
     """
@@ -77,7 +79,8 @@ def create_upload(owner_id: UUID, length: int, description: Description) -> Uplo
         raise ValidationFailed(details={"headers": {"Upload-Length": ["The file is empty."]}})
     if length > settings.max_file_size:
         raise too_large(settings)
-    # First, since it makes those wait who do the same for this owner: so the count is right.
+    lock_owner(owner_id)
+    # Before the count, since it makes those wait who do the same for this owner: so it is right.
     services.take_room(owner_id, length)
     is_open = (_uploads.c.owner_id == owner_id) & _uploads.c.file_id.is_(None)
     count = db.session.scalar(sa.select(sa.func.count()).where(is_open)) or 0
@@ -161,6 +164,7 @@ def append(turn: Turn, data: Iterator[bytes], checksum: Checksum | None) -> Stor
     :raises ChecksumMismatch: nothing of it counts.
     :raises Locked: somebody else has the turn now.
     :raises StorageUnavailable: there is no room, or the storage is away.
+    :raises OwnerDeleted: the owner's account was deleted meanwhile.
     :raises ValidationFailed, TypeRefused, NotAnImage, ImageTooLarge: the file is refused, and the
         upload is over.
     """
@@ -204,6 +208,7 @@ def _finish(turn: Turn, last: Sequence[Piece]) -> StoredFile:
             _give_up(turn)
         raise
     try:
+        lock_owner(upload.owner_id)  # before the upload's own row, as everywhere
         turn.close(arrival.id)
     except BaseException:
         discard(arrival.key)

@@ -170,6 +170,40 @@ def test_what_can_have_no_room_is_known_before_it_is_sent(
             services.check_room(owner_id, 101)
 
 
+def test_all_deleted_files_make_room_however_many_they_are(
+    app: Flask, make_file: FileFactory, stored_keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "PURGED_AT_ONCE", 2)
+    owner_id = uuid7()
+    for _ in range(5):
+        make_file(b"a" * 100, owner_id=owner_id, deleted_at=utcnow())
+    with app.app_context():
+        db.session.add(FileUsage(owner_id=owner_id, bytes=500))
+        db.session.commit()
+
+        file = store([b"b" * LIMIT], owner_id=owner_id, filename="b.txt")
+        db.session.commit()
+
+    assert stored_keys() == [file.key]
+    assert used_by(app, owner_id) == LIMIT
+
+
+def test_deleted_files_keep_their_bytes_when_what_they_made_room_for_is_rolled_back(
+    app: Flask, make_file: FileFactory, stored_keys: Keys
+) -> None:
+    owner_id = uuid7()
+    deleted = make_file(b"a" * 100, owner_id=owner_id, deleted_at=utcnow())
+    with app.app_context():
+        db.session.add(FileUsage(owner_id=owner_id, bytes=100))
+        db.session.commit()
+
+        store([b"b" * LIMIT], owner_id=owner_id, filename="b.txt")
+        db.session.rollback()
+
+    assert stored_keys() == [deleted.key]
+    assert used_by(app, owner_id) == 100
+
+
 class TestWithoutLimit:
     @pytest.fixture
     def app_config(self) -> Mapping[str, Any]:
