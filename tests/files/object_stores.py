@@ -7,10 +7,14 @@ import hashlib
 import hmac
 import os
 import shutil
+import socket
 import sys
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -82,6 +86,46 @@ class Moto(Server):
         """The keys of uploads in parts that were neither finished nor given up."""
         found = self.client.list_multipart_uploads(Bucket=BUCKET)
         return [upload["Key"] for upload in found.get("Uploads", [])]
+
+
+class SlowLine:
+    """A way to a local server on which two megabytes a second get through."""
+
+    PIECE_BYTES, PAUSE_SECONDS = 64 * 1024, 0.03
+
+    def __init__(self, port: int) -> None:
+        self._server = ("127.0.0.1", port)
+        self._listener = socket.socket()
+        # What lies in buffers is not on its way.
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.PIECE_BYTES)
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> SlowLine:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._server)
+                for pair in ((client, server, self.PAUSE_SECONDS), (server, client, 0.0)):
+                    threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, pause: float) -> None:
+        with suppress(OSError):
+            while piece := source.recv(self.PIECE_BYTES):
+                target.sendall(piece)
+                time.sleep(pause)
+            target.shutdown(socket.SHUT_WR)
 
 
 # Known to everybody: the account that Azurite has.

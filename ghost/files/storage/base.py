@@ -66,7 +66,8 @@ class Storage(Protocol):
 
     What is under a key is never changed, only written once and deleted. All methods but `delete`,
     for which that is no mistake, raise `Missing` where nothing is; all raise `StorageUnavailable`,
-    and none waits for longer than `storage.timeout` for the next bytes.
+    and none waits for longer than `storage.timeout` for the next bytes, but for a minute until an
+    object store has taken a part.
     """
 
     def create(self, key: str, content_type: str) -> AbstractContextManager[Writer]:

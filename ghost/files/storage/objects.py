@@ -6,7 +6,6 @@ Loaded only where files lie there: obstore comes with the extra `cloud`.
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
@@ -38,6 +37,11 @@ PART_BYTES = 5 * 2**20
 PARTS_AT_ONCE = 2
 LISTED_AT_ONCE = 1000
 RETRIES = 2
+# A part has to leave within this, also on a slow line: for obstore the wait for an answer begins
+# when it begins to send, and half of `storage.timeout` would ask for a megabyte in each second.
+SENDING_SECONDS = 60.0
+# Always the same: where it can't be deleted, there is one of it.
+PROBE = ".tmp/probe"
 # obstore ends a whole download after 30 seconds, else; what counts is the wait for the next bytes.
 WHOLE_REQUEST = timedelta(days=1)
 Store = S3Store | AzureStore | GCSStore
@@ -54,14 +58,17 @@ class ObjectStorage:
     use would wait for ever, and is refused instead.
 
     :param store: one of obstore's.
+    :param sending_store: the same place, for what takes longer to send.
     :param add_headers: puts headers into an address that obstore has signed; None where whatever
         that needs is not known.
     """
 
     _process: int | None = None
 
-    def __init__(self, store: Store, add_headers: AddHeaders | None = None) -> None:
-        self._store = store
+    def __init__(
+        self, store: Store, sending_store: Store, add_headers: AddHeaders | None = None
+    ) -> None:
+        self._store, self._sending_store = store, sending_store
         self._add_headers = add_headers
 
     @contextmanager
@@ -74,7 +81,7 @@ class ObjectStorage:
         check_key(key)
         with self._calling(key):
             file = obstore.open_writer(
-                self._store,
+                self._sending_store,
                 key,
                 attributes={"Content-Type": content_type},
                 buffer_size=PART_BYTES,
@@ -180,10 +187,10 @@ class ObjectStorage:
 
     def check(self) -> None:
         """Write and delete a small object. See `Storage.check`."""
-        probe = f".tmp/probe.{secrets.token_hex(8)}"
         with self._calling("a probe"):
-            obstore.put(self._store, probe, b"probe")
-            obstore.delete(self._store, probe)
+            obstore.put(self._store, PROBE, b"probe")
+            with suppress(FileNotFoundError):  # another process has just done the same
+                obstore.delete(self._store, PROBE)
 
     @contextmanager
     def _calling(self, key: str) -> Iterator[None]:
@@ -236,15 +243,35 @@ class ObjectWriter:
 
     def abort(self) -> None:
         """Have the parts deleted, as far as the store can be reached."""
-        with suppress(StorageUnavailable), self._storage._calling(self._key):
+        # Why the file is given up is known already.
+        with suppress(BaseError, OSError, ValueError):
             self._file.__exit__(InterruptedError, None, None)  # any error does
 
 
-def open_bucket(place: BucketPlace, timeout: float) -> ObjectStorage:
+def open_bucket(
+    place: BucketPlace, timeout: float, sending_seconds: float = SENDING_SECONDS
+) -> ObjectStorage:
     """Open a bucket; nothing is sent yet.
 
     :param timeout: seconds that an answer, or its next bytes, may take with all tries.
+    :param sending_seconds: that a part of a file may take from its first byte to the answer, where
+        that is more.
     :raises StorageUnavailable: obstore can make nothing of these settings.
+    """
+    try:
+        return ObjectStorage(
+            _open_store(place, timeout),
+            _open_store(place, timeout, answer_seconds=max(timeout, sending_seconds)),
+            _header_adder(place),
+        )
+    except (BaseError, ValueError) as error:
+        raise _unavailable(place.bucket, error) from error
+
+
+def _open_store(place: BucketPlace, timeout: float, answer_seconds: float | None = None) -> Store:
+    """Name each service what the URL says in its own words; what it does not say, obstore finds.
+
+    :param answer_seconds: that the last try has; half the timeout for None.
     """
     # The last try begins before the first half is over, and has the second one.
     half = timedelta(seconds=timeout / 2)
@@ -253,7 +280,7 @@ def open_bucket(place: BucketPlace, timeout: float) -> ObjectStorage:
         "client_options": {
             "allow_http": bool(place.endpoint and place.endpoint.startswith("http://")),
             "connect_timeout": half,
-            "read_timeout": half,
+            "read_timeout": timedelta(seconds=answer_seconds) if answer_seconds else half,
             "timeout": WHOLE_REQUEST,
         },
         "retry_config": {
@@ -266,14 +293,6 @@ def open_bucket(place: BucketPlace, timeout: float) -> ObjectStorage:
             },
         },
     }
-    try:
-        return ObjectStorage(_open_store(place, options), _header_adder(place))
-    except (BaseError, ValueError) as error:
-        raise _unavailable(place.bucket, error) from error
-
-
-def _open_store(place: BucketPlace, options: dict[str, Any]) -> Store:
-    """Name each service what the URL says in its own words; what it does not say, obstore finds."""
     if place.service == "gs":
         return GCSStore(place.bucket, **options)
     if place.service == "az":

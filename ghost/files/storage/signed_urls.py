@@ -54,15 +54,19 @@ def add_headers_for_azure(
 ) -> str:
     """Do the same for a signed address of Azure.
 
+    :param url: as obstore makes it; its path begins with the container, or the account and that.
     :param secret: the account's key, in base64.
     """
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     del query["sig"]
     query |= {_OF_AZURE[name]: value for name, value in headers.items()}
+    path = unquote(parts.path)
     # The account stands in the host, or as with Azurite before the container.
-    path = unquote(parts.path).removeprefix(f"/{account}").removeprefix(f"/{container}")
-    query[""] = f"/blob/{account}/{container}{path}"
+    is_in_host = parts.netloc.startswith(f"{account}.")
+    if not is_in_host and path.startswith(f"/{account}/{container}/"):
+        path = path.removeprefix(f"/{account}")
+    query[""] = f"/blob/{account}{path}"
     text = "\n".join(query.get(name, "") for name in _SIGNED_BY_AZURE)
     del query[""]
     query["sig"] = b64encode(_sign(b64decode(secret), text)).decode()

@@ -6,7 +6,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from object_stores import Azurite
+from object_stores import ACCOUNT, BUCKET, Azurite
 
 from ghost.files.storage.objects import open_bucket
 
@@ -18,7 +18,7 @@ HEADERS = {
 }
 
 
-@pytest.mark.parametrize("prefix", ["", "of-a-test/bucket"])
+@pytest.mark.parametrize("prefix", ["", "of-a-test/bucket", f"{ACCOUNT}/{BUCKET}"])
 def test_a_signed_address_of_azure_gives_the_bytes_with_the_headers_that_it_names(
     azurite: Azurite, prefix: str
 ) -> None:

@@ -8,17 +8,19 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
 from loguru import logger
-from object_stores import BUCKET, LISTED_AT_ONCE, Moto
+from object_stores import BUCKET, LISTED_AT_ONCE, Moto, SlowLine
 
 from ghost.config_storage import BucketPlace
-from ghost.files.storage import opening
+from ghost.files.storage import objects, opening
 from ghost.files.storage.base import Missing, StorageUnavailable
 from ghost.files.storage.objects import PART_BYTES, ObjectStorage, open_bucket
+from ghost.testing.servers import free_port
 
 KEY = "2026/11/some-id"
 TIMEOUT = 2.0
@@ -36,7 +38,7 @@ def prefix() -> str:
 
 @pytest.fixture
 def storage(moto: Moto, prefix: str) -> ObjectStorage:
-    return open_bucket(moto.make_place(prefix), TIMEOUT)
+    return open_bucket(moto.make_place(prefix), TIMEOUT, TIMEOUT)
 
 
 @pytest.fixture
@@ -156,7 +158,7 @@ def _query(url: str) -> dict[str, str]:
 def test_without_a_secret_there_is_no_address(storage: ObjectStorage) -> None:
     put(storage)
 
-    assert ObjectStorage(storage._store).signed_url(KEY, 60, HEADERS) is None
+    assert ObjectStorage(storage._store, storage._store).signed_url(KEY, 60, HEADERS) is None
 
 
 def test_a_bucket_that_is_not_there_is_no_missing_file(moto: Moto) -> None:
@@ -170,6 +172,45 @@ def test_a_bucket_that_is_not_there_is_no_missing_file(moto: Moto) -> None:
     ):
         with pytest.raises(StorageUnavailable):
             use()
+
+
+@pytest.mark.slow
+def test_a_slow_line_is_no_server_that_hangs(moto: Moto, prefix: str) -> None:
+    content = bytes(3 * PART_BYTES)
+    with SlowLine(moto.port) as line:
+        place = replace(moto.make_place(prefix), endpoint=line.url)
+        put(open_bucket(place, timeout=0.6), content)
+
+    assert open_bucket(moto.make_place(prefix), TIMEOUT).stat(KEY).size == len(content)
+
+
+def test_where_nothing_can_be_deleted_a_check_leaves_one_probe_and_no_more(
+    storage: ObjectStorage, moto: Moto, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_store: object, path: object) -> None:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(objects.obstore, "delete", refuse)
+    for _ in range(3):
+        with pytest.raises(StorageUnavailable):
+            storage.check()
+
+    found = moto.client.list_objects_v2(Bucket=BUCKET, Prefix=prefix)
+    assert [each["Key"] for each in found["Contents"]] == [f"{prefix}/.tmp/probe"]
+
+
+@pytest.mark.slow
+def test_a_failure_is_logged_once() -> None:
+    place = BucketPlace("s3", BUCKET, "away", "key", "secret", f"http://127.0.0.1:{free_port()}")
+    lines: list[str] = []
+    sink = logger.add(lines.append)
+    try:
+        with pytest.raises(StorageUnavailable):
+            put(open_bucket(place, TIMEOUT), bytes(2 * PART_BYTES))
+    finally:
+        logger.remove(sink)
+
+    assert len(lines) == 1
 
 
 @pytest.mark.slow
@@ -190,7 +231,7 @@ def test_a_bucket_that_is_not_there_is_no_missing_file(moto: Moto) -> None:
 )
 def test_a_server_that_hangs_is_given_up_in_time(moto: Moto, use: object) -> None:
     place = BucketPlace("s3", BUCKET, "hanging", "key", "secret", moto.url)
-    storage = open_bucket(place, TIMEOUT)
+    storage = open_bucket(place, TIMEOUT, TIMEOUT)
     started = time.monotonic()
 
     with pytest.raises(StorageUnavailable):
@@ -222,7 +263,7 @@ def test_a_server_that_hangs_in_the_middle_is_given_up_in_time(
 def test_a_server_that_is_killed_while_it_is_written_to_is_a_clear_error() -> None:
     moto = Moto()
     try:
-        storage = open_bucket(moto.make_place("killed"), TIMEOUT)
+        storage = open_bucket(moto.make_place("killed"), TIMEOUT, TIMEOUT)
         with pytest.raises(StorageUnavailable), storage.create(KEY, "text/plain") as writer:  # noqa: PT012
             writer.write(bytes(2 * PART_BYTES))
             moto.kill()
@@ -246,7 +287,7 @@ def test_a_server_that_is_killed_while_it_is_written_to_is_a_clear_error() -> No
 def test_a_server_that_is_killed_while_it_is_read_is_a_clear_error() -> None:
     moto = Moto()
     try:
-        storage = open_bucket(moto.make_place("killed"), TIMEOUT)
+        storage = open_bucket(moto.make_place("killed"), TIMEOUT, TIMEOUT)
         put(storage, bytes(40 * 2**20))
         pieces = storage.read(KEY)
         moto.kill()
