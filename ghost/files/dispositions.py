@@ -32,13 +32,14 @@ def content_disposition(filename: str, *, is_shown: bool) -> str:
     A name that is not plain is given twice, for old readers nearly right and for others exactly.
     """
     kind = "inline" if is_shown else "attachment"
-    # Readers that undo %xx in the plain form, or stop at a quote, are given neither.
+    # NFD, and not NFKD, which makes paths and extensions of wide characters.
     plain = "".join(
         character if character.isascii() and character.isprintable() else "_"
-        for character in unicodedata.normalize("NFKD", filename)
+        for character in unicodedata.normalize("NFD", filename)
         if not unicodedata.combining(character)
     )
-    for sign in '"\\%':
+    # Readers that undo %xx in the plain form, or stop at a quote, are given neither.
+    for sign in '"\\/%':
         plain = plain.replace(sign, "_")
     written = f'{kind}; filename="{plain}"'
     if plain != filename:

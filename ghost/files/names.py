@@ -39,6 +39,9 @@ def clean_filename(name: str) -> str:
 
 
 def extension_of(label: str) -> str:
-    """The extension of a label in lower case, without the dot; empty when it has none."""
-    stem, dot, extension = label.rpartition(".")
+    """The extension of a label in lower case, without the dot; empty when it has none.
+
+    As those read it for whom a wide dot or letter is a plain one: old programs on Windows do.
+    """
+    stem, dot, extension = unicodedata.normalize("NFKC", label).rpartition(".")
     return extension.lower() if stem and dot and _EXTENSION.fullmatch(extension) else ""

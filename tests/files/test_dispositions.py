@@ -19,6 +19,16 @@ pytestmark = pytest.mark.unit
         ('a "b".txt', "attachment; filename=\"a _b_.txt\"; filename*=UTF-8''a%20%22b%22.txt"),
         ("a\\b.txt", "attachment; filename=\"a_b.txt\"; filename*=UTF-8''a%5Cb.txt"),
         ("100%.txt", "attachment; filename=\"100_.txt\"; filename*=UTF-8''100%25.txt"),
+        (
+            "..／..／.bashrc",  # noqa: RUF001
+            'attachment; filename=".._.._.bashrc"; '
+            "filename*=UTF-8''..%EF%BC%8F..%EF%BC%8F.bashrc",
+        ),
+        (
+            "evil．html",  # noqa: RUF001
+            "attachment; filename=\"evil_html\"; filename*=UTF-8''evil%EF%BC%8Ehtml",
+        ),
+        ("a/b.txt", "attachment; filename=\"a_b.txt\"; filename*=UTF-8''a%2Fb.txt"),
         ("a;b.txt", 'attachment; filename="a;b.txt"'),
         ("café.txt", "attachment; filename=\"cafe.txt\"; filename*=UTF-8''caf%C3%A9.txt"),
         ("報告.txt", "attachment; filename=\"__.txt\"; filename*=UTF-8''%E5%A0%B1%E5%91%8A.txt"),

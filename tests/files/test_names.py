@@ -70,6 +70,10 @@ def test_every_label_is_short_visible_and_no_path(name: str) -> None:
         ("a.", ""),
         ("a.b c", ""),
         ("a.é", ""),
+        ("evil．html", "html"),  # noqa: RUF001
+        ("evil\u2024html", "html"),
+        ("evil.ｈｔｍｌ", "html"),  # noqa: RUF001
+        ("１．報告", ""),  # noqa: RUF001
     ],
 )
 def test_an_extension_is_what_follows_the_last_dot(label: str, extension: str) -> None:

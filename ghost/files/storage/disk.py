@@ -77,23 +77,24 @@ class DiskStorage:
         :raises OSError: it has none then.
         """
         *folders, name = key.split("/")
-        for attempt in range(1, ATTEMPTS + 1):
-            with (
-                self._open_folder((DRAFTS,)) as drafts,
-                self._open_folder(folders, makes=True) as folder,
-            ):
+        with self._open_folder((DRAFTS,)) as drafts:
+            for attempt in range(1, ATTEMPTS + 1):
                 try:
-                    os.rename(draft, name, src_dir_fd=drafts, dst_dir_fd=folder)
+                    self._rename(draft, drafts, name, folders)
                 except FileNotFoundError:
                     if attempt == ATTEMPTS:
                         raise
-                    continue
-                try:
-                    os.fsync(folder)
-                except OSError:
-                    os.unlink(name, dir_fd=folder)
-                    raise
-                return
+                else:
+                    return
+
+    def _rename(self, draft: str, drafts: int, name: str, folders: Sequence[str]) -> None:
+        with self._open_folder(folders, makes=True) as folder:
+            os.rename(draft, name, src_dir_fd=drafts, dst_dir_fd=folder)
+            try:
+                os.fsync(folder)
+            except OSError:
+                os.unlink(name, dir_fd=folder)
+                raise
 
     def read(
         self, key: str, start: int = 0, length: int | None = None
@@ -263,6 +264,8 @@ class DiskWriter:
     def commit(self) -> None:
         """Put the file in its place. See `Writer.commit`."""
         with _writing(self._key):
+            # A file is as old as its name: one that took long to write is no orphan yet.
+            os.utime(self.handle)
             os.fsync(self.handle)
             self._storage.put_in_place(self._draft, self._key)
             self.is_committed = True

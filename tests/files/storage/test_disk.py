@@ -237,6 +237,35 @@ def test_a_folder_that_vanishes_before_the_rename_is_made_again(
     assert storage.stat(KEY).size == 10
 
 
+def test_a_folder_that_vanishes_while_it_is_made_is_made_again(
+    storage: DiskStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(storage, key="2025/01/before")
+    mkdir, made = os.mkdir, []
+
+    def mkdir_and_lose(name: str, *values: Any, **named: Any) -> None:
+        mkdir(name, *values, **named)
+        made.append(name)
+        if len(made) == 1:
+            (storage.root / name).rmdir()
+
+    monkeypatch.setattr(os, "mkdir", mkdir_and_lose)
+    put(storage)
+
+    assert made == ["2026", "2026", "11"]
+    assert storage.stat(KEY).size == 10
+
+
+def test_a_file_is_as_old_as_its_name_however_long_it_was_written(storage: DiskStorage) -> None:
+    long_ago = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
+    with storage.create(KEY, "text/plain") as writer:
+        writer.write(b"some bytes")
+        os.utime(writer.handle, (long_ago, long_ago))
+        writer.commit()
+
+    assert storage.stat(KEY).modified_at.year > 2020
+
+
 def test_folders_of_deleted_files_go_as_well(storage: DiskStorage) -> None:
     put(storage, key="uploads/one/0")
     put(storage, key="uploads/two/0")
