@@ -20,6 +20,7 @@ from ghost.config import Config, current_config
 from ghost.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
 from ghost.logging import log_request, request_id_var, user_id_var
 from ghost.models import uuid7
+from ghost.unread import UnreadBodies
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -334,7 +335,9 @@ def init_app(app: Flask, config: Config) -> None:
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
             app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=proxies
         )
-    app.wsgi_app = AnswerHeaders(app.wsgi_app, config)  # type: ignore[method-assign]
+    app.wsgi_app = UnreadBodies(  # type: ignore[method-assign]
+        AnswerHeaders(app.wsgi_app, config)
+    )
 
     @app.before_request
     def begin() -> None:

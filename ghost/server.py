@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from gunicorn import util
+from gunicorn.http import parser
 
 from ghost import affinity, logging
 from ghost.config import Config, ConfigError
@@ -19,6 +20,7 @@ from ghost.http import SECURITY_HEADERS
 from ghost.logging import request_id_var
 from ghost.models import uuid7
 from ghost.responses import error_response
+from ghost.unreader import PacedUnreader
 
 __all__ = [
     "accesslog",
@@ -143,3 +145,6 @@ def write_error(sock: Any, status: int, reason: str, _message: str) -> None:
 # gunicorn 27.0 has no setting for what it answers to requests that never reach the application:
 # too long a line or too many headers, say. Its own page is HTML, and repeats what was sent.
 util.write_error = write_error
+
+# Nor has it one for how slowly a request may arrive.
+parser.SocketUnreader = PacedUnreader

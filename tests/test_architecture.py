@@ -25,8 +25,10 @@ FLOORS = {
         "config_sources", "config_storage", "config_values", "database", "errors", "extensions",
         "fields", "http",
         "idempotency", "lists", "log_records", "log_sinks", "logging", "models", "network",
-        "openapi", "passwords", "prepared", "ratelimit", "redaction", "responses", "retention",
+        "openapi", "pace", "passwords", "prepared", "ratelimit", "redaction",
+        "responses", "retention",
         "revisions", "schemas", "secrets", "signals", "timing", "tokens",
+        "unread", "unreader",
     },
 }  # fmt: skip
 HEIGHT = {name: height for height, floor in enumerate(reversed(FLOORS)) for name in FLOORS[floor]}

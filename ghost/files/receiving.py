@@ -17,6 +17,7 @@ from ghost.files.arrivals import empty_file
 from ghost.files.metadata import MAX_METADATA_BYTES, check_metadata
 from ghost.files.models import PRIVATE, VISIBILITIES
 from ghost.http import read_json
+from ghost.pace import within
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -92,7 +93,7 @@ class Body:
         """Read on for a moment: who is still sending does not look for an answer yet."""
         ends_at, left = time.monotonic() + DRAIN_SECONDS, DRAIN_BYTES
         # Whatever goes wrong now, the body was refused already.
-        with suppress(Exception), self._patience(DRAIN_SECONDS):
+        with suppress(Exception), self._patience(DRAIN_SECONDS), within(DRAIN_SECONDS):
             while left > 0 and time.monotonic() < ends_at:
                 piece = self._stream.read(min(PIECE_BYTES, left))
                 if not piece:
