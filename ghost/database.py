@@ -244,7 +244,7 @@ def writing_session() -> Iterator[scoped_session[FlaskSession]]:
     block commits; objects of the session before and of this one are detached afterwards.
     """
     db.session.remove()
-    db.session().readonly = False
+    cast(Session, db.session()).readonly = False
     try:
         yield db.session
     finally:

@@ -69,8 +69,10 @@ def _give_up_with_job(_app: Any, *, job_id: UUID, name: str, error: str) -> None
     if name != NAME:
         return
     with db_manager.connection() as connection:
-        args = connection.scalar(sa.select(jobs.c.args).where(jobs.c.id == job_id))
-    setting = current_config().storage.variants.get(args["variant"])
+        args = connection.scalar(sa.select(jobs.c.args).where(jobs.c.id == job_id)) or {}
+    variant = args.get("variant", "")
+    setting = current_config().storage.variants.get(variant)
     if setting is not None:
-        name = stored_name(args["variant"], setting)
-        variant_rows.give_up_abandoned(Wanted(UUID(args["file_id"]), name, args["content_type"]))
+        variant_rows.give_up_abandoned(
+            Wanted(UUID(args["file_id"]), stored_name(variant, setting), args["content_type"])
+        )
