@@ -173,20 +173,11 @@ class UploadForm:
             if part.name == "file" and part.filename is not None:
                 self.filename, self.declared_type = part.filename, part.content_type
                 return True
-            self._take(part.name, part.filename, self._read_value(part.name))
+            self._check_field(part.name, part.filename)
+            self._take(part.name, self._read_value(part.name))
         return False
 
-    def _read_value(self, name: str) -> bytes:
-        most, value = _FIELDS.get(name, 0), bytearray()
-        for event in self._events:
-            if event is None:
-                break
-            value += event
-            if len(value) > most:
-                raise _wrong("form", name, _TOO_LONG if name in _FIELDS else "Unknown field.")
-        return bytes(value)
-
-    def _take(self, name: str, filename: str | None, value: bytes) -> None:
+    def _check_field(self, name: str, filename: str | None) -> None:
         if name == "file":
             raise _wrong("files", "file", "Send a file, with a name.")
         if name not in _FIELDS or filename is not None:
@@ -194,6 +185,18 @@ class UploadForm:
         if name in self._seen:
             raise _wrong("form", name, "Given more than once.")
         self._seen.add(name)
+
+    def _read_value(self, name: str) -> bytes:
+        value = bytearray()
+        for event in self._events:
+            if event is None:
+                break
+            value += event
+            if len(value) > _FIELDS[name]:
+                raise _wrong("form", name, f"Longer than {_FIELDS[name]} bytes.")
+        return bytes(value)
+
+    def _take(self, name: str, value: bytes) -> None:
         if name == "metadata":
             self.metadata = _read_metadata(value)
         elif (visibility := value.decode("utf-8", "replace")) in VISIBILITIES:
@@ -215,9 +218,6 @@ class UploadForm:
             raise BadRequest("The form has too many parts or too long headers.") from error
         except self._library.MultipartError as error:
             raise BadRequest("The form is damaged or cut off.") from error
-
-
-_TOO_LONG = "Too long."
 
 
 def _wrong(location: str, field: str, message: str) -> ValidationFailed:

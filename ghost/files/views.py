@@ -8,7 +8,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from flask import request, url_for
 
-from ghost.access import current_user, login_required
+from ghost.access import View, current_user, declare, login_required
 from ghost.api import APIResponse, Blueprint, check_version, etag_of
 from ghost.config import current_config
 from ghost.database import db
@@ -57,12 +57,18 @@ documents_form = bp.doc(
 )
 
 
+def takes_form(view: View) -> View:
+    """Say that a view reads a form with a file, by itself: nobody else may touch the body."""
+    declare(view, locations=frozenset({"files"}))
+    return documents_form(view)
+
+
 @bp.post("/")
 @login_required
 @rate_limit("storage.upload_limit", key=caller_or_source)
 @body_limit(lambda config: config.storage.max_file_size + FORM_BYTES)
 @bp.errors(PayloadTooLarge, UnsupportedMediaType)
-@documents_form
+@takes_form
 @bp.response(201, FileSchema)
 def upload_file() -> APIResponse:
     """Upload a file.

@@ -1,21 +1,24 @@
-"""What tests of files share: object stores, and files that are there already."""
+"""What tests of files share: object stores, files that are there already, and uploads."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import io
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
 
 import pytest
 from flask import Flask
 from object_stores import Moto
-from stored_files import FileFactory
+from stored_files import FileFactory, Upload
+from werkzeug.test import TestResponse
 
 from ghost.database import db
 from ghost.files.models import PRIVATE, StoredFile
 from ghost.files.storage import current_storage
 from ghost.models import uuid7
+from ghost.testing.clients import Client
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +55,31 @@ def make_file(app: Flask) -> FileFactory:
             return file
 
     return make
+
+
+@pytest.fixture
+def upload() -> Upload:
+    """Send a file: `upload(client, b"...", "a.txt", content_type=None, visibility="public")`."""
+
+    def send(
+        client: Client,
+        content: bytes = b"Hello\n",
+        filename: str = "a.txt",
+        content_type: str | None = "application/octet-stream",
+        **fields: Any,
+    ) -> TestResponse:
+        data = {"file": (io.BytesIO(content), filename, content_type), **fields}
+        return client.post("/api/v1/files", data=data)
+
+    return send
+
+
+@pytest.fixture
+def stored_keys(app: Flask) -> Callable[[], list[str]]:
+    """What lies in the storage, by key."""
+
+    def keys() -> list[str]:
+        with app.app_context():
+            return [found.key for found in current_storage().list()]
+
+    return keys

@@ -1,10 +1,15 @@
-"""What the fixture `make_file` gives."""
+"""What the fixtures `make_file` and `upload` give."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
+from werkzeug.test import TestResponse
+
 from ghost.files.models import StoredFile
+
+Upload = Callable[..., TestResponse]
 
 
 class FileFactory(Protocol):
