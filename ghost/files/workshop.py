@@ -38,12 +38,13 @@ class WorkshopFull(ServiceUnavailable):
     message = "Too many images are being worked on. Please try again shortly."
 
 
-def is_light(content_type: str, width: int | None, height: int | None) -> bool:
+def is_light(content_type: str, width: int | None, height: int | None, frames: int = 1) -> bool:
     """Tell whether a picture is small enough to be worked on while its request waits.
 
     :param width: in pixels; None for one whose size is not known.
+    :param frames: how many of them are worked on.
     """
-    pixels = (width or 0) * (height or 0)
+    pixels = (width or 0) * (height or 0) * frames
     weight = 1 if content_type == "image/jpeg" else DEARER
     return 0 < pixels * weight <= current_config().storage.max_inline_pixels
 

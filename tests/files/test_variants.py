@@ -7,7 +7,6 @@ from io import BytesIO
 from typing import Any
 
 import pytest
-from flask import Flask
 from photographs import photo
 from PIL import Image
 from stored_files import FileFactory

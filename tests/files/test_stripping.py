@@ -1,0 +1,69 @@
+"""What is taken off pictures before anybody sees them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from io import BytesIO
+from typing import Any
+
+import pytest
+from flask import Flask
+from photographs import assert_bare, is_upright, open_picture, photo
+from werkzeug.test import TestResponse
+
+from ghost.files.storage import current_storage
+from ghost.testing.clients import Client
+from ghost.testing.factories import UserFactory
+
+pytestmark = pytest.mark.integration
+
+EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "AVIF": "avif", "HEIC": "heic"}
+VARIANTS = ("thumb", "small", "medium", "large")
+
+
+@pytest.fixture(params=["disk", "s3"])
+def app_config(request: pytest.FixtureRequest) -> Mapping[str, Any]:
+    storage: dict[str, Any] = {"variant_types": ["image/avif", "image/webp", "image/jpeg"]}
+    if request.param == "s3":
+        storage["url"] = request.getfixturevalue("moto").storage_url()
+    return {"storage": storage}
+
+
+@pytest.fixture
+def ada(client: Client, make_user: UserFactory) -> Client:
+    return client.as_user(make_user())
+
+
+def upload(client: Client, content: bytes, filename: str) -> TestResponse:
+    return client.post("/api/v1/files", data={"file": (BytesIO(content), filename)})
+
+
+@pytest.mark.parametrize("name", EXTENSIONS)
+def test_a_photo_is_stored_upright_and_bare_and_so_are_its_variants(
+    app: Flask, ada: Client, name: str
+) -> None:
+    content = photo(name, orientation=6)
+
+    stored = upload(ada, content, f"harbour.{EXTENSIONS[name]}")
+
+    assert stored.status_code == 201, stored.text
+    data = stored.json["data"]
+    kept = ada.get(data["url"]).data
+    assert (data["width"], data["height"]) == (240, 160)
+    assert data["size"] == len(kept)
+    assert data["sha256"] == hashlib.sha256(kept).hexdigest()
+    assert open_picture(kept).size == (240, 160)
+    for variant in VARIANTS:
+        for accept in ("image/avif", "image/webp", "image/jpeg"):
+            made = ada.get(
+                f"/api/v1/files/{data['id']}/images/{variant}", headers={"Accept": accept}
+            )
+            assert made.mimetype == accept
+            assert is_upright(open_picture(made.data))
+            assert_bare(made.data)
+    assert is_upright(open_picture(kept))
+    assert_bare(kept)
+    with app.app_context():
+        keys = [found.key for found in current_storage().list()]
+        assert content not in [b"".join(current_storage().read(key)) for key in keys]
