@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from hostile import SMUGGLED, animation
 from photographs import assert_bare, is_upright, open_picture, photo
 from werkzeug.test import TestResponse
 
+from ghost.database import db_manager
+from ghost.files import quota
 from ghost.files.storage import current_storage
 from ghost.testing.clients import Client
 from ghost.testing.factories import UserFactory
@@ -67,3 +70,25 @@ def test_a_photo_is_stored_upright_and_bare_and_so_are_its_variants(
     with app.app_context():
         keys = [found.key for found in current_storage().list()]
         assert content not in [b"".join(current_storage().read(key)) for key in keys]
+
+
+def test_of_an_upload_that_is_stripped_the_quota_counts_what_is_stored(
+    app: Flask, client: Client, make_user: UserFactory
+) -> None:
+    ada = make_user()
+
+    data = upload(client.as_user(ada), photo("JPEG"), "harbour.jpg").json["data"]
+
+    with app.app_context(), db_manager.connection() as connection:
+        assert quota.used_by(connection, ada.id) == data["size"] < len(photo("JPEG"))
+
+
+def test_an_animation_keeps_its_frames(ada: Client) -> None:
+    content = animation("GIF", 5, comment=SMUGGLED)
+
+    data = upload(ada, content, "wave.gif").json["data"]
+
+    kept = ada.get(data["url"]).data
+    assert open_picture(kept).n_frames == 5
+    assert SMUGGLED in content
+    assert SMUGGLED not in kept
