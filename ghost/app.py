@@ -32,6 +32,7 @@ from ghost.auth.views import bp as auth_bp
 from ghost.config import Config, set_config
 from ghost.docs.views import bp as docs_bp
 from ghost.extensions import State, jwt, mail
+from ghost.files.avatar_views import bp as avatars_bp
 from ghost.files.content_views import bp as file_contents_bp
 from ghost.files.image_views import bp as file_images_bp
 from ghost.files.views import bp as files_bp
@@ -67,7 +68,7 @@ PERMISSIONS = {
 OWN_BLUEPRINTS = (
     health_bp, docs_bp, auth_bp, users_bp, roles_bp, jobs_bp, schedules_bp, pages_bp,
     mail_bp, mail_templates_bp, mail_batches_bp, mail_suppressions_bp, mail_webhooks_bp,
-    files_bp, file_contents_bp, file_images_bp,
+    files_bp, file_contents_bp, file_images_bp, avatars_bp,
 )  # fmt: skip
 EXPOSED_HEADERS = (
     "ETag", "Idempotent-Replayed", "Location", "Retry-After", "X-RateLimit-Limit",
