@@ -13,6 +13,7 @@ from flask import Blueprint as FlaskBlueprint
 from flask import Flask, Response
 from flask_cors import CORS
 
+import ghost.files.jobs  # jobs and receivers, which nothing else imports
 import ghost.logging
 from ghost import (
     access,
@@ -32,7 +33,9 @@ from ghost.auth.views import bp as auth_bp
 from ghost.config import Config, set_config
 from ghost.docs.views import bp as docs_bp
 from ghost.extensions import State, jwt, mail
+from ghost.files.attachments import read_attachment
 from ghost.files.avatar_views import bp as avatars_bp
+from ghost.files.cli import files_group
 from ghost.files.content_views import bp as file_contents_bp
 from ghost.files.image_views import bp as file_images_bp
 from ghost.files.views import bp as files_bp
@@ -45,6 +48,7 @@ from ghost.jobs.views import bp as jobs_bp
 from ghost.mail import mailbox
 from ghost.mail.batch_views import bp as mail_batches_bp
 from ghost.mail.cli import mail_group
+from ghost.mail.services import set_file_reader
 from ghost.mail.suppression_views import bp as mail_suppressions_bp
 from ghost.mail.template_views import bp as mail_templates_bp
 from ghost.mail.views import bp as mail_bp
@@ -140,6 +144,8 @@ def create_app(
     app.cli.add_command(jobs_group)
     app.cli.add_command(schedules_group)
     app.cli.add_command(mail_group)
+    app.cli.add_command(files_group)
+    set_file_reader(read_attachment)
 
     app.extensions["ghost"].limiter = ratelimit.init_app(app, settings)
     idempotency.init_app(app, settings)

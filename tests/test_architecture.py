@@ -35,6 +35,7 @@ ROOMS = FLOORS["rooms"] | FLOORS["machinery"]
 # Between rooms of one floor: who uses whose services and models.
 BETWEEN_ROOMS = {
     ("auth", "users"), ("auth", "mail"), ("users", "mail"), ("files", "users"), ("files", "mail"),
+    ("health", "files"),
 }  # fmt: skip
 
 # Inside a room: views -> schemas, and views -> services -> jobs -> models. Other files of a room

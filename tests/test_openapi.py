@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -47,13 +48,14 @@ PASSWORD = "correct horse battery"
 CODES = {
     400: {"bad_request"},
     401: {"unauthorized", "token_invalid", "token_expired", "token_revoked"},
-    403: {"forbidden", "account_disabled", "email_not_verified"},
+    403: {"forbidden", "account_disabled", "email_not_verified", "link_invalid"},
     404: {"not_found"},
     409: {"conflict"},
     410: {"token_used"},
     412: {"precondition_failed"},
     413: {"payload_too_large"},
     415: {"unsupported_media_type"},
+    416: {"range_not_satisfiable"},
     422: {"validation_error"},
     429: {"rate_limited"},
     503: {"service_unavailable"},
@@ -135,7 +137,7 @@ def test_security_is_shown_where_a_login_is_needed_and_only_there(
         "health.health", "health.live", "health.ready", "health.show_metrics", "auth.register",
         "auth.login", "auth.forgot_password", "auth.reset_password", "auth.verify_email",
         "auth.resend_verification", "mail_webhooks.take_sendgrid_events",
-        "mail_webhooks.take_ses_events",
+        "mail_webhooks.take_ses_events", "file_contents.get_content",
     }  # fmt: skip
 
 
@@ -361,6 +363,13 @@ def _a_suppression(world: World) -> str:
     return str(response.json["data"]["id"])
 
 
+def _a_file(world: World, client: Client) -> str:
+    """Upload a file; gives its path."""
+    data = {"file": (io.BytesIO(b"Hello\n"), "greeting.txt")}
+    response = client.post("/api/v1/files", data=data)
+    return f"/api/v1/files/{response.json['data']['id']}"
+
+
 HAPPY: dict[str, Callable[[World], TestResponse]] = {
     "health.live": lambda world: world.client().get("/health/live"),
     "health.ready": lambda world: world.client().get("/health/ready"),
@@ -445,6 +454,12 @@ HAPPY: dict[str, Callable[[World], TestResponse]] = {
     ),
     "mail_webhooks.take_ses_events": lambda world: post_sns(
         world.client(), sns_signed(sns_subscription())
+    ),
+    "file_contents.get_content": lambda world: (boss := world.boss()).get(
+        f"{_a_file(world, boss)}/content"
+    ),
+    "file_contents.create_signed_url": lambda world: (boss := world.boss()).post(
+        f"{_a_file(world, boss)}/signed-url", json={"expires_in": 3600}
     ),
     "roles.list_roles": lambda world: world.boss().get(ROLES),
     "roles.create_role": lambda world: world.boss().post(

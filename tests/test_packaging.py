@@ -152,21 +152,25 @@ def test_a_missing_ensurepip_is_told_with_its_cure(tmp_path):
     assert not (tmp_path / "venv").exists()
 
 
+# Loaded for ses:// alone, and for buckets.
+EXTRAS = {"ghost/mail/providers/ses.py": "ses", "ghost/files/storage/objects.py": "cloud"}
+
+
 def part_of(path):
     """Which requirements a file may import."""
-    if path == ROOT / "ghost" / "mail" / "providers" / "ses.py":  # loaded for ses:// alone
-        return "ses"
+    if extra := EXTRAS.get(path.relative_to(ROOT).as_posix()):
+        return extra
     return "ghost.testing" if "testing" in path.parts else "run-time"
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("part", ["run-time", "ghost.testing", "ses"])
+@pytest.mark.parametrize("part", ["run-time", "ghost.testing", "ses", "cloud"])
 def test_every_import_of_the_package_is_a_requirement(part):
     wanted = requirement_names(PROJECT["dependencies"])
     if part == "ghost.testing":
         wanted |= requirement_names(PROJECT["optional-dependencies"]["dev"])
-    if part == "ses":  # boto3 is a layer on botocore, which it always brings
-        wanted |= requirement_names(PROJECT["optional-dependencies"]["ses"]) | {"botocore"}
+    if part in EXTRAS.values():  # boto3 is a layer on botocore, which it always brings
+        wanted |= requirement_names(PROJECT["optional-dependencies"][part]) | {"botocore"}
     owners = packages_distributions()
 
     imported = find_imports(

@@ -20,6 +20,7 @@ PUBLIC = {
     ("POST", "/api/v1/auth/resend-verification"),
     ("POST", "/api/v1/mail/webhooks/sendgrid"),  # what is signed alone counts
     ("POST", "/api/v1/mail/webhooks/ses"),
+    ("GET", "/api/v1/files/<>/content"),  # public files, and signed URLs
     ("GET", "/account/verify-email"),
     ("GET", "/account/reset-password"),
     ("GET", "/account/static/<>"),

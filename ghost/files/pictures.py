@@ -16,7 +16,6 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, BinaryIO, Final, cast
 
-import ghost
 from ghost.files import picture_process
 from ghost.files.image_headers import read_header
 from ghost.files.images import ImageTooLarge, Limits, NotAnImage, inspect, strip
@@ -76,7 +75,7 @@ def _run(source: BinaryIO, target: IO[bytes], limits: Limits, *, task: str) -> N
             stdin=source.fileno(),
             stdout=target,
             stderr=subprocess.DEVNULL,
-            env={"PYTHONPATH": str(Path(ghost.__file__).parent.parent)},
+            env={"PYTHONPATH": str(Path(picture_process.__file__).parents[2])},
             timeout=PROCESS_SECONDS,
             check=False,
         )

@@ -13,6 +13,7 @@ from werkzeug.http import parse_options_header
 from werkzeug.wsgi import get_content_length, get_input_stream
 
 from ghost.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
+from ghost.files.metadata import MAX_METADATA_BYTES, check_metadata
 from ghost.files.models import PRIVATE, VISIBILITIES
 from ghost.http import read_json
 
@@ -23,7 +24,6 @@ PIECE_BYTES = 256 * 1024
 # What a form may have besides its file.
 MAX_PARTS = 8
 MAX_HEADERS, MAX_HEADER_BYTES = 8, 4096
-MAX_METADATA_BYTES = 4096
 FORM_BYTES = 64 * 1024
 # A sender that is silent for longer is given up.
 SILENCE_SECONDS = 30.0
@@ -230,9 +230,8 @@ def _wrong(location: str, field: str, message: str) -> ValidationFailed:
 
 def _read_metadata(value: bytes) -> dict[str, Any]:
     try:
-        metadata = read_json(value)
+        return check_metadata(read_json(value))
     except BadRequest as error:
         raise _wrong("form", "metadata", error.message) from error
-    if not isinstance(metadata, dict):
-        raise _wrong("form", "metadata", "Send a JSON object.")
-    return metadata
+    except ValueError as error:
+        raise _wrong("form", "metadata", str(error)) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import marshmallow as ma
@@ -10,12 +9,12 @@ from marshmallow import fields, validate
 
 from ghost.api import API_PREFIX
 from ghost.fields import UUID, Boolean, DateTime, Dict, Integer, Text
+from ghost.files.metadata import check_metadata
 from ghost.files.models import CATEGORIES, VISIBILITIES
 from ghost.files.services import SORTABLE
 from ghost.schemas import PageQuery, Schema
 
 SORTS = tuple(order for name in SORTABLE for order in (name, f"-{name}"))
-MAX_METADATA_BYTES = 4096
 
 
 class FileSchema(Schema):
@@ -66,14 +65,14 @@ class Metadata(Dict):
     """A JSON object of 4 KiB at most."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(keys=fields.String(), validate=_check_size, **options)
+        super().__init__(keys=fields.String(), validate=_check, **options)
 
 
-def _check_size(value: dict[str, Any]) -> None:
-    if len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()) > (
-        MAX_METADATA_BYTES
-    ):
-        raise ma.ValidationError(f"Longer than {MAX_METADATA_BYTES} bytes as JSON.")
+def _check(value: dict[str, Any]) -> None:
+    try:
+        check_metadata(value)
+    except ValueError as error:
+        raise ma.ValidationError(str(error)) from error
 
 
 class FileChanges(Schema):

@@ -14,9 +14,9 @@ from ghost.errors import NotFound, ServiceUnavailable
 from ghost.files import variant_rows
 from ghost.files.contents import find_readable
 from ghost.files.images import NotAnImage, choose_content_type
-from ghost.files.jobs import make_variant
 from ghost.files.making import make
 from ghost.files.serving import Audience, Download
+from ghost.files.variant_jobs import make_variant
 from ghost.files.variant_rows import State, Wanted, stored_name
 from ghost.files.workshop import bench, is_light
 from ghost.models import utcnow

@@ -21,6 +21,7 @@ from sqlalchemy.pool import NullPool
 
 from ghost.config import Config
 from ghost.database import db, guard, reading
+from ghost.files.storage import current_storage
 from ghost.jobs.ledger import is_waiting
 from ghost.jobs.models import SCHEDULER_LEASES, Job, Lease, PausedQueue, Schedule
 from ghost.jobs.schedules import is_any_declared
@@ -38,6 +39,8 @@ ANSWER_SECONDS = 1.0
 GIVE_UP_SECONDS = 4.0
 THREADS_AT_MOST = 3
 JOB_COUNTS_SECONDS = 15.0
+# A file is written to the storage for it, and a bucket is paid for each.
+STORAGE_SECONDS = 15.0
 
 
 class Finding(NamedTuple):
@@ -78,12 +81,14 @@ class Checks:
         self._engine: Engine | None = None
         self._redis: redis.Redis | None = None
         self._job_counts: tuple[float, list[tuple[str, str, int]]] | None = None
+        self._storage: tuple[float, Finding] | None = None
         self._all: dict[str, Callable[[], Finding]] = {
             "database": self._check_database,
             "schema": self._check_schema,
             "redis": self._check_redis,
             "workers": self._check_workers,
             "schedulers": self._check_schedulers,
+            "storage": self._check_storage,
             "mail": self._check_mail,
         }
 
@@ -244,6 +249,16 @@ class Checks:
         if is_needed and not count:
             return Finding("degraded", "no scheduler is running", details)
         return Finding("ok", None, details)
+
+    def _check_storage(self) -> Finding:
+        """Write a file and delete it; once found to work, that is believed for 15 seconds."""
+        if self._storage is not None and time.monotonic() < self._storage[0]:
+            return self._storage[1]
+        self._storage = None
+        worry = current_storage().check()
+        finding = Finding("degraded", worry) if worry else Finding("ok")
+        self._storage = (time.monotonic() + STORAGE_SECONDS, finding)
+        return finding
 
     def _check_mail(self) -> Finding:
         """Only whether it is configured: no mail server is asked at each probe."""

@@ -162,19 +162,24 @@ def send(
 def _files_of(ids: Iterable[UUID]) -> list[Attachment]:
     """Read the caller's files; no more of them than a mail may have.
 
-    :raises InvalidMessage: there is no such file, or there are too many.
+    :raises InvalidMessage: there is no such file, or they are too many or too large.
     """
     wanted = list(ids)
     most = current_config().mail.max_attachments
     if len(wanted) > most:
         raise InvalidMessage("attachments", f"There are more than {most} files.")
     caller_id, _ = origin()
-    found = []
+    found: list[Attachment] = []
+    left = current_config().mail.max_size
     for file_id in wanted:
         file = _read_file(file_id, caller_id) if _read_file is not None else None
         if file is None:
             raise InvalidMessage("attachments", "There is no such file.")
         found.append(file)
+        # Asked here too: all of them together may be far more than a mail is.
+        left -= len(file.content)
+        if left < 0:
+            raise _too_large()
     return found
 
 
@@ -290,7 +295,12 @@ def _check_limits(message: Message, config: Config) -> None:
     bodies = len(message.text.encode()) + len((message.html or "").encode())
     size = bodies + sum(len(file.content) for file in message.attachments)
     if size > limits.max_size:
-        raise InvalidMessage("attachments", f"The mail is larger than {limits.max_size} bytes.")
+        raise _too_large()
+
+
+def _too_large() -> InvalidMessage:
+    limit = current_config().mail.max_size
+    return InvalidMessage("attachments", f"The mail is larger than {limit} bytes.")
 
 
 def _insert(row: MailMessage) -> MailMessage:

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from flask import Flask, current_app
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import lazyload
 from sqlalchemy.types import TypeDecorator
@@ -27,6 +28,7 @@ from ghost.users.roles import (
     require_roles,
     standing_of,
 )
+from ghost.users.signals import user_deleted, user_restored
 
 
 class EmailTaken(Conflict):
@@ -379,24 +381,31 @@ def replace_roles(user: User, roles: Sequence[str]) -> None:
 
 
 def delete_user(user: User) -> None:
-    """Delete an account softly; its sessions and mailed tokens end.
+    """Delete an account softly; its sessions and mailed tokens end, and other rooms are told.
 
     :param user: locked by `lock_for_change`.
     """
-    user.deleted_at = utcnow()
+    user.deleted_at = deleted_at = utcnow()
     end_sessions(user)
+    user_deleted.send(_application(), user_id=user.id, deleted_at=deleted_at)
 
 
 def restore_user(user: User) -> None:
-    """Take back the deletion of an account; its sessions stay ended.
+    """Take back the deletion of an account; its sessions stay ended, and other rooms are told.
 
     :param user: locked by `lock_for_change`.
     :raises NotDeleted: it is not deleted.
     """
     if not user.is_deleted:
         raise NotDeleted(field="id")
-    user.deleted_at = None
+    deleted_at, user.deleted_at = user.deleted_at, None
     db.session.flush()
+    user_restored.send(_application(), user_id=user.id, deleted_at=deleted_at)
+
+
+def _application() -> Flask:
+    application: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+    return application
 
 
 def end_sessions(user: User) -> None:

@@ -18,8 +18,7 @@ from stored_files import FileFactory
 
 from ghost.config import current_config
 from ghost.database import db_manager
-from ghost.files import jobs as file_jobs
-from ghost.files import picture_process, pictures, variant_rows, variants, workshop
+from ghost.files import picture_process, pictures, variant_jobs, variant_rows, variants, workshop
 from ghost.files.images import ImageInfo, Picture
 from ghost.files.models import PUBLIC, StoredFile
 from ghost.files.variant_rows import State, Wanted
@@ -43,7 +42,7 @@ def app_config() -> Mapping[str, Any]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in (
         (variants, "WAIT_SECONDS"),
-        (file_jobs, "WAIT_SECONDS"),
+        (variant_jobs, "WAIT_SECONDS"),
         (pictures, "ONLY_BENCH_SECONDS"),
     ):
         monkeypatch.setattr(module, name, 0.3)
@@ -229,6 +228,6 @@ def test_a_picture_that_kills_its_makers_is_given_up(
         variant_rows.claim(wanted(stored_photo), 60)
         with db_manager.connection() as connection:
             job_id = connection.scalar(sa.select(ledger.c.id))
-        file_jobs.job_failed.send(app, job_id=job_id, name="files.make_variant", error="killed")
+        variant_jobs.job_failed.send(app, job_id=job_id, name="files.make_variant", error="killed")
 
     assert client.get(url).status_code == 415

@@ -93,7 +93,7 @@ def test_health_tells_version_uptime_and_every_check(client: FlaskClient, worker
     assert data["version"]
     assert data["uptime_s"] >= 0
     assert set(data["checks"]) == {
-        "database", "schema", "redis", "workers", "schedulers", "mail",
+        "database", "schema", "redis", "workers", "schedulers", "storage", "mail",
     }  # fmt: skip
     assert all(check["latency_ms"] >= 0 for check in data["checks"].values())
     assert data["checks"]["workers"]["count"] == 1
