@@ -18,7 +18,7 @@ from typing import IO, BinaryIO, Final, cast
 
 from ghost.files import picture_process
 from ghost.files.image_headers import read_header
-from ghost.files.images import ImageTooLarge, Limits, NotAnImage, inspect, strip
+from ghost.files.images import ImageInfo, ImageTooLarge, Limits, NotAnImage, inspect, strip
 from ghost.files.types import Content
 from ghost.files.workshop import bench, is_light, only_bench
 from ghost.logging import logger
@@ -45,11 +45,15 @@ def settle(
     if is_light(content.content_type, content.width, content.height, content.frames):
         with bench(time.monotonic() + BENCH_SECONDS):
             if not strips:
-                info = inspect(source, limits)
-                return replace(content, width=info.width, height=info.height), None
+                return _described(content, inspect(source, limits)), None
             picture = strip(source, limits)
-        info, bare = picture.info, BytesIO(picture.content)
-        return replace(content, width=info.width, height=info.height), bare
+        return _described(content, picture.info), BytesIO(picture.content)
+    if content.content_type == "image/png" and not _is_interlaced(source):
+        # In little memory, and no process has to start to refuse a bomb.
+        with bench(time.monotonic() + BENCH_SECONDS):
+            info = inspect(source, limits)
+        if not strips:
+            return _described(content, info), None
     target = stack.enter_context(TemporaryFile())  # noqa: SIM115
     with only_bench(time.monotonic() + ONLY_BENCH_SECONDS):
         _run(source, target, limits, task="strip" if strips else "inspect")
@@ -57,9 +61,19 @@ def settle(
     if not strips:
         width, height = map(int, target.read().split())
         return replace(content, width=width, height=height), None
-    info = read_header(cast(BinaryIO, target), limits).info
-    target.seek(0)
-    return replace(content, width=info.width, height=info.height), cast(BinaryIO, target)
+    made = cast(BinaryIO, target)
+    content = _described(content, read_header(made, limits).info)
+    made.seek(0)
+    return content, made
+
+
+def _described(content: Content, info: ImageInfo) -> Content:
+    return replace(content, width=info.width, height=info.height)
+
+
+def _is_interlaced(png: BinaryIO) -> bool:
+    png.seek(28)  # the last byte of its head. See the PNG specification, section 11.2.1.
+    return png.read(1) != b"\0"
 
 
 def _run(source: BinaryIO, target: IO[bytes], limits: Limits, *, task: str) -> None:
