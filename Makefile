@@ -31,10 +31,12 @@ format: $(INSTALLED) ## Tidy the code
 typecheck: $(INSTALLED) ## Check the type annotations
 	$(PYTHON) -m mypy
 
-faults: $(INSTALLED) ## Kill workers, schedulers and Redis at random, and see that nothing is lost
+faults: $(INSTALLED) ## Kill workers, schedulers and Redis at random, fill a disk: nothing may be lost
 	$(PYTHON) scripts/faults/jobs.py --jobs 10000 --kills 50
 	$(PYTHON) scripts/faults/schedules.py --minutes 5
 	$(PYTHON) scripts/faults/mail.py --messages 1000 --kills 5
+	$(PYTHON) scripts/faults/files.py --uploads 500 --kills 50
+	$(PYTHON) scripts/faults/files.py --uploads 20 --full
 
 check: lint typecheck test ## Everything that must be green before a commit
 

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from openapi_spec_validator import validate
+from PIL import Image
 from schemathesis import checks
 from signed_events import (
     TOPIC,
@@ -137,7 +138,7 @@ def test_security_is_shown_where_a_login_is_needed_and_only_there(
         "health.health", "health.live", "health.ready", "health.show_metrics", "auth.register",
         "auth.login", "auth.forgot_password", "auth.reset_password", "auth.verify_email",
         "auth.resend_verification", "mail_webhooks.take_sendgrid_events",
-        "mail_webhooks.take_ses_events", "file_contents.get_content",
+        "mail_webhooks.take_ses_events", "file_contents.get_content", "file_images.get_image",
     }  # fmt: skip
 
 
@@ -363,11 +364,19 @@ def _a_suppression(world: World) -> str:
     return str(response.json["data"]["id"])
 
 
-def _a_file(world: World, client: Client) -> str:
+def _a_file(
+    world: World, client: Client, content: bytes = b"Hello\n", filename: str = "greeting.txt"
+) -> str:
     """Upload a file; gives its path."""
-    data = {"file": (io.BytesIO(b"Hello\n"), "greeting.txt")}
+    data = {"file": (io.BytesIO(content), filename)}
     response = client.post("/api/v1/files", data=data)
     return f"/api/v1/files/{response.json['data']['id']}"
+
+
+def _picture() -> bytes:
+    target = io.BytesIO()
+    Image.new("RGB", (4, 4), "red").save(target, "PNG")
+    return target.getvalue()
 
 
 HAPPY: dict[str, Callable[[World], TestResponse]] = {
@@ -455,12 +464,42 @@ HAPPY: dict[str, Callable[[World], TestResponse]] = {
     "mail_webhooks.take_ses_events": lambda world: post_sns(
         world.client(), sns_signed(sns_subscription())
     ),
+    "files.upload_file": lambda world: world.boss().post(
+        "/api/v1/files",
+        data={
+            "file": (io.BytesIO(b"Hello\n"), "greeting.txt"),
+            "visibility": "public",
+            "metadata": '{"from": "Ada"}',
+        },
+    ),
+    "files.list_files": lambda world: (
+        _a_file(world, boss := world.boss()),
+        boss.get("/api/v1/files?all=true&sort=-size"),
+    )[1],
+    "files.get_file": lambda world: (boss := world.boss()).get(_a_file(world, boss)),
+    "files.update_file": lambda world: (boss := world.boss()).patch(
+        _a_file(world, boss), json={"filename": "b.txt", "metadata": {"a": 1}}
+    ),
+    "files.delete_file": lambda world: (boss := world.boss()).delete(_a_file(world, boss)),
     "file_contents.get_content": lambda world: (boss := world.boss()).get(
         f"{_a_file(world, boss)}/content"
     ),
     "file_contents.create_signed_url": lambda world: (boss := world.boss()).post(
         f"{_a_file(world, boss)}/signed-url", json={"expires_in": 3600}
     ),
+    "file_images.get_image": lambda world: (boss := world.boss()).get(
+        f"{_a_file(world, boss, _picture(), 'red.png')}/images/thumb"
+    ),
+    "avatars.set_user_avatar": lambda world: world.boss().put(
+        f"{USERS}/{world.person().id}/avatar", data={"file": (io.BytesIO(_picture()), "me.png")}
+    ),
+    "avatars.delete_user_avatar": lambda world: world.boss().delete(
+        f"{USERS}/{world.person().id}/avatar"
+    ),
+    "avatars.set_my_avatar": lambda world: world.boss().put(
+        f"{AUTH}/me/avatar", data={"file": (io.BytesIO(_picture()), "me.png")}
+    ),
+    "avatars.delete_my_avatar": lambda world: world.boss().delete(f"{AUTH}/me/avatar"),
     "roles.list_roles": lambda world: world.boss().get(ROLES),
     "roles.create_role": lambda world: world.boss().post(
         ROLES, json={"name": "EDITOR", "permissions": ["users:read"]}

@@ -115,7 +115,7 @@ def _take(
         sniffer.feed(piece)
         copy.take(piece, sniffer.head)
     if size == 0:
-        raise ValidationFailed(details={"files": {"file": ["The file is empty."]}})
+        raise empty_file()
     return sniffer, size, digest.hexdigest()
 
 
@@ -129,6 +129,11 @@ def _store(file: BinaryIO, key: str) -> tuple[int, str]:
             size += len(piece)
         writer.commit()
     return size, digest.hexdigest()
+
+
+def empty_file() -> ValidationFailed:
+    """The error that says that there is nothing to store."""
+    return ValidationFailed(details={"files": {"file": ["The file is empty."]}})
 
 
 def too_large(settings: StorageSection) -> FileTooLarge:

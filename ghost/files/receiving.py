@@ -13,6 +13,7 @@ from werkzeug.http import parse_options_header
 from werkzeug.wsgi import get_content_length, get_input_stream
 
 from ghost.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
+from ghost.files.arrivals import empty_file
 from ghost.files.metadata import MAX_METADATA_BYTES, check_metadata
 from ghost.files.models import PRIVATE, VISIBILITIES
 from ghost.http import read_json
@@ -136,9 +137,11 @@ class UploadForm:
         self.metadata: dict[str, Any] = {}
         self._library = import_module("multipart")
         self._body, self._fields = body, fields
+        boundary = options.get("boundary", "")
+        self._delimiter = b"--" + boundary.encode()
         try:
             self._parser = self._library.PushMultipartParser(
-                options.get("boundary", ""),
+                boundary,
                 max_header_count=MAX_HEADERS,
                 max_header_size=MAX_HEADER_BYTES,
                 max_segment_count=MAX_PARTS,
@@ -160,12 +163,17 @@ class UploadForm:
     def pieces(self) -> Iterator[bytes]:
         """Give the bytes of the file, and then read what is behind it.
 
-        :raises ValidationFailed: there is a second file, or a field is wrong.
+        :raises ValidationFailed: it is empty, there is a second one, or a field is wrong.
         :raises BadRequest: the body is cut or no form.
         """
+        is_first = True
         for event in self._events:
             if event is None:
                 break
+            # Werkzeug's test client (3.1) for one leaves out the line end of an empty file.
+            if is_first and event.startswith(self._delimiter):
+                raise empty_file()
+            is_first = False
             yield event
         if self._read_fields():
             raise _wrong("files", "file", "Send one file.")

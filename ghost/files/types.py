@@ -20,6 +20,7 @@ HEAD_BYTES = 8192
 # How far a browser looks into bytes of which it is not told what they are. See the WHATWG's MIME
 # Sniffing standard, section 7.
 SNIFFED_BYTES = 1445
+WRITTEN_BYTES = 16  # that many printable characters are no accident
 
 
 class Kind(NamedTuple):
@@ -200,7 +201,7 @@ def recognize(
     else:
         content_type = guessed or _text_type(sniffer, extension)
         if category_of(content_type) != "archive":  # one of web pages shows some, uncompressed
-            _refuse_active(sniffer.head, is_known=guessed is not None)
+            _refuse_active(sniffer, is_known=guessed is not None)
     check_name(content_type, filename)
     _check_declared(content_type, declared_type)
     if not is_allowed(content_type, allowed):
@@ -288,13 +289,18 @@ def _text_type(sniffer: Sniffer, extension: str) -> str:
     return kind.content_type
 
 
-def _refuse_active(head: bytes, *, is_known: bool) -> None:
+def _refuse_active(sniffer: Sniffer, *, is_known: bool) -> None:
     """Refuse what a browser might run: HTML, SVG, XML and scripts, in UTF-8 or UTF-16.
 
-    :param is_known: whether it begins as a known binary type does; such files may look like text
-        that was encoded otherwise, but none has markup where browsers look for it.
+    :param is_known: whether it begins as a known binary type does: what begins so has markup
+        nowhere but where browsers do not begin.
     """
-    plain = head[: 2 * SNIFFED_BYTES].replace(b"\0", b"")
+    plain = sniffer.head[: 2 * SNIFFED_BYTES].replace(b"\0", b"")
     begins = _BEFORE_MARKUP.sub(b"", plain, count=1) if _BEFORE_MARKUP.match(plain) else plain
-    if (not is_known and _MARKUP.match(begins)) or _ACTIVE.search(plain[:SNIFFED_BYTES]):
+    # Of bytes that nobody has written, one in a thousand begins as an element does.
+    first = begins[:WRITTEN_BYTES]
+    is_written = sniffer.is_text or (first.isascii() and first == first.translate(None, _CONTROLS))
+    if (is_written and not is_known and _MARKUP.match(begins)) or _ACTIVE.search(
+        plain[:SNIFFED_BYTES]
+    ):
         raise TypeRefused("HTML, SVG, XML and scripts are not taken.")

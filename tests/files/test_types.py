@@ -298,6 +298,10 @@ def test_what_is_no_text_throughout_is_opaque(case: str) -> None:
     assert look(NO_TEXT[case], "a.dat", allowed=(OPAQUE,)) == Content(OPAQUE, "other")
 
 
+def test_bytes_that_begin_by_chance_as_an_element_does_are_opaque() -> None:
+    assert look(b"\x01<a\xff\xee\x02" * 100, "a.dat", allowed=(OPAQUE,)).category == "other"
+
+
 @pytest.mark.parametrize("step", [1, 2, 3, 7])
 def test_a_character_may_be_cut_by_the_pieces(step: int) -> None:
     assert sniffed("é世🎉".encode() * 10, step).is_text

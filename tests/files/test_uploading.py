@@ -7,10 +7,12 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
+from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from object_stores import Moto
 from PIL import Image
 from stored_files import Upload
 
@@ -154,6 +156,9 @@ WRONG_FORMS: dict[str, tuple[bytes, int, str]] = {
     "two files": (form(FILE, FILE), 422, "files"),
     "a file that is a field": (form(part("file", b"Hello")), 422, "files"),
     "an empty file": (form(part("file", b"", "a.txt")), 422, "files"),
+    "an empty file without its line end": (
+        part("file", b"", "a.txt").join((b"--xyz\r\n", b"--xyz--\r\n")), 422, "files",
+    ),
     "an unknown field": (form(FILE, part("owner_id", b"x")), 422, "form"),
     "an unknown file": (form(part("picture", b"x", "a.txt")), 422, "form"),
     "a field twice": (
@@ -393,3 +398,64 @@ def test_everybody_has_room_of_their_own(
         upload(ada, b"a" * LIMIT)
 
     assert upload(bob, b"a" * LIMIT).status_code == 201
+
+
+# --- Object stores --------------------------------------------------------------------------------
+
+
+class TestOnAnObjectStore:
+    """Where bytes leave as they come, and are looked at in a copy."""
+
+    @pytest.fixture
+    def app_config(self, moto: Moto) -> Mapping[str, Any]:
+        return {"storage": {"url": moto.storage_url()}}
+
+    @pytest.mark.parametrize(
+        ("content", "filename", "content_type"),
+        [
+            (b"Hello world\n", "a.txt", "text/plain"),
+            (b"Hello world\n" * 600_000, "a.txt", "text/plain"),
+            (png(), "a.png", "image/png"),
+            (png(2000, 2000), "a.png", "image/png"),
+        ],
+        ids=["small", "in parts", "a picture", "a larger picture"],
+    )
+    def test_a_file_is_stored_whole(
+        self, app: Flask, ada: Client, upload: Upload, content: bytes, filename: str,
+        content_type: str,
+    ) -> None:  # fmt: skip
+        data = upload(ada, content, filename).json["data"]
+
+        assert data["content_type"] == content_type
+        with app.app_context():
+            file = db.session.get_one(StoredFile, UUID(data["id"]))
+            assert b"".join(current_storage().read(file.key)) == content
+
+    @pytest.mark.parametrize(
+        ("content", "filename"),
+        [(b"", "a.txt"), (b"<html>", "a.txt"), (png()[:-30], "a.png"), (b"a" * 9_000_000, "a.pdf")],
+        ids=["empty", "active", "a picture that is cut", "of another type"],
+    )
+    def test_what_is_refused_leaves_nothing(
+        self, app: Flask, ada: Client, upload: Upload, stored_keys: Keys, content: bytes,
+        filename: str, moto: Moto,
+    ) -> None:  # fmt: skip
+        before = stored_keys()
+
+        assert upload(ada, content, filename).status_code in (415, 422)
+        assert stored_keys() == before
+        assert moto.unfinished() == []
+
+    def test_a_scanner_sees_every_byte(self, ada: Client, upload: Upload) -> None:
+        seen: list[int] = []
+
+        @scanner
+        def look(file: Any, content_type: str) -> None:
+            seen.append(len(file.read()))
+
+        try:
+            upload(ada, b"a" * 3_000_000)
+        finally:
+            remove_scanner(look)
+
+        assert seen == [3_000_000]
