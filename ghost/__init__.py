@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from ghost.errors import ServiceUnavailable as ServiceUnavailable
     from ghost.errors import Unauthorized as Unauthorized
     from ghost.errors import ValidationFailed as ValidationFailed
+    from ghost.files import FileRejected as FileRejected
+    from ghost.files import file_stored as file_stored
+    from ghost.files import scanner as scanner
+    from ghost.files import store_file as store_file
     from ghost.jobs import Permanent as Permanent
     from ghost.jobs import RetryLater as RetryLater
     from ghost.jobs import cron as cron
@@ -74,6 +78,7 @@ _PUBLIC = {
         "BadRequest", "Conflict", "Forbidden", "GhostError", "NotFound", "PreconditionFailed",
         "ServiceUnavailable", "Unauthorized", "ValidationFailed",
     ),
+    "ghost.files": ("FileRejected", "file_stored", "scanner", "store_file"),
     "ghost.jobs": (
         "Permanent", "RetryLater", "cron", "current_job", "every", "job", "job_failed",
     ),

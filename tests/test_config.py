@@ -1001,6 +1001,88 @@ def test_a_mail_url_is_shown_without_its_secret(url, shown):
     assert mask_url(url) == shown
 
 
+# Files
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("file:///srv/files", "file:///srv/files"),
+        ("s3://bucket", "s3://bucket"),
+        ("s3://KEY:se%2Fcret@bucket/a/b?endpoint=http://h:9000&region=eu-west-1", None),
+        ("az://account:a2V5@container/files", "az://account:***@container/files"),
+        ("gs://bucket/files", "gs://bucket/files"),
+    ],
+)
+def test_a_place_for_files_is_taken_and_shown_without_its_secret(load, url, shown):
+    config = load(env={"STORAGE_URL": url})
+
+    assert config.storage.url == url
+    secret_free = shown or url.replace("se%2Fcret", "***")
+    assert f"url={secret_free!r}" in repr(config.storage)
+
+
+def test_the_folder_of_files_is_taken_from_the_projects_root(load, tmp_path):
+    assert load().storage.url == f"file://{tmp_path}/instance/uploads"
+    assert load(env={"STORAGE_URL": "file://a/b"}).storage.url == f"file://{tmp_path}/a/b"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file://", "file:///", "ftp://h/a", "s3://", "s3:///a", "s3://B!", "s3://b/../c",
+        "s3://bucket/a b", "s3://key@bucket", "s3://:secret@bucket", "gs://key:secret@bucket",
+        "s3://bucket?endpoint=ftp://h", "s3://bucket?a=b", "s3://bucket?region=a&region=b",
+        "az://bucket?region=eu", "s3://bucket#a", "s3://bucket:9000/a", "file:///a?b=c", "bucket",
+    ],
+)  # fmt: skip
+def test_what_is_no_place_for_files_is_refused(mistakes, url):
+    [line] = mistakes(env={"STORAGE_URL": url})
+
+    assert line.startswith("storage.url (environment STORAGE_URL): expected ")
+
+
+@pytest.mark.parametrize(
+    "name", ["text/html", "image/svg+xml", "application/xml", "text/javascript", "text/xml"]
+)
+def test_a_type_that_browsers_run_cannot_be_allowed(mistakes, name):
+    [line] = mistakes({"storage": {"allowed_types": ["image/png", name]}})
+
+    assert "entry 2" in line
+    assert "browsers run" in line
+
+
+@pytest.mark.parametrize("name", ["png", "*/*", "image/", "Image/PNG", "image/png;a=b"])
+def test_what_is_no_type_of_content_is_refused(mistakes, name):
+    assert mistakes({"storage": {"allowed_types": [name]}})
+
+
+def test_variants_are_ghosts_own_and_those_that_are_named_over_them(load):
+    variants = load(
+        {"storage": {"variants": {"hero": {"width": 1920, "height": 600, "fit": "cover"},
+                                  "small": 400}}}
+    ).storage.variants  # fmt: skip
+
+    assert list(variants) == ["thumb", "small", "medium", "large", "hero"]
+    assert (variants["hero"].width, variants["hero"].height) == (1920, 600)
+    assert (variants["small"].width, variants["small"].fit) == (400, "inside")
+    assert (variants["thumb"].width, variants["thumb"].fit) == (128, "cover")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        0, 9000, "x", None, {}, {"width": 5}, {"width": 5, "height": 5, "fit": "fill"},
+        {"width": 5, "height": 5, "quality": 101}, {"width": True, "height": 5},
+        {"width": 5, "height": 5, "depth": 5},
+    ],
+)  # fmt: skip
+def test_a_variant_that_is_none_is_refused(mistakes, entry):
+    [line] = mistakes({"storage": {"variants": {"hero": entry}}})
+
+    assert "hero" in line
+
+
 # The configuration of the process
 
 

@@ -13,7 +13,7 @@ ScannerT = TypeVar("ScannerT", bound=Scanner)
 _scanners: list[Scanner] = []
 
 
-class Rejected(ValidationFailed):
+class FileRejected(ValidationFailed):
     """A scanner does not want a file; nothing of it is stored.
 
     :param reason: one sentence for whoever sent it.
@@ -30,7 +30,7 @@ def scanner(function: ScannerT) -> ScannerT:
     """Have a function look at every file before it is stored.
 
     It is called with the bytes, from their beginning, and the type of the content. It raises
-    `Rejected` for a file that is not to be stored, and whatever else it raises refuses the file
+    `FileRejected` for a file that is not to be stored, and whatever else it raises refuses the file
     too. It bounds its own waits.
     """
     if function not in _scanners:
@@ -52,7 +52,7 @@ def has_scanners() -> bool:
 def scan(file: BinaryIO, content_type: str) -> None:
     """Show a file to every scanner.
 
-    :raises Rejected: one of them does not want it.
+    :raises FileRejected: one of them does not want it.
     """
     for look in _scanners:
         file.seek(0)

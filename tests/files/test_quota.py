@@ -12,7 +12,8 @@ from flask import Flask
 from stored_files import FileFactory
 
 from ghost import db, db_manager, utcnow, uuid7
-from ghost.files import quota, services, store, sweep
+from ghost import store_file as store
+from ghost.files import quota, services, sweep
 from ghost.files.models import FileUsage, StoredFile
 from ghost.files.quota import OverQuota
 

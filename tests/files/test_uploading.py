@@ -19,7 +19,7 @@ from stored_files import Upload
 from ghost import db
 from ghost.files import file_stored, scanner
 from ghost.files.models import FileUsage, StoredFile
-from ghost.files.scanning import Rejected, remove_scanner
+from ghost.files.scanning import FileRejected, remove_scanner
 from ghost.files.storage import current_storage
 from ghost.files.storage.base import StorageUnavailable
 from ghost.testing.clients import Client
@@ -329,7 +329,7 @@ def test_a_scanner_sees_every_byte_and_refuses_by_its_own_words(
     def look(file: Any, content_type: str) -> None:
         assert content_type == "text/plain"
         if b"EICAR" in file.read():
-            raise Rejected("There is a virus in this file.")
+            raise FileRejected("There is a virus in this file.")
 
     try:
         infected, clean = upload(ada, b"a" * 20_000 + b"EICAR"), upload(ada, b"a")
