@@ -14,7 +14,7 @@ from photographs import assert_bare, is_upright, open_picture, photo
 from werkzeug.test import TestResponse
 
 from ghost.database import db_manager
-from ghost.files import quota
+from ghost.files import quota, scanning
 from ghost.files.storage import current_storage
 from ghost.testing.clients import Client
 from ghost.testing.factories import UserFactory
@@ -92,3 +92,31 @@ def test_an_animation_keeps_its_frames(ada: Client) -> None:
     assert open_picture(kept).n_frames == 5
     assert SMUGGLED in content
     assert SMUGGLED not in kept
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP"])  # others refuse what is no box
+def test_what_is_appended_to_a_picture_is_not_stored(ada: Client, name: str) -> None:
+    content = photo(name) + b"PK\x03\x04" + SMUGGLED
+
+    data = upload(ada, content, f"harbour.{EXTENSIONS[name]}").json["data"]
+
+    assert SMUGGLED not in ada.get(data["url"]).data
+
+
+def test_a_picture_that_is_refused_leaves_nothing(app: Flask, ada: Client) -> None:
+    with app.app_context():
+        before = {found.key for found in current_storage().list()}
+
+    assert upload(ada, photo("JPEG")[:-300], "harbour.jpg").status_code == 415
+
+    with app.app_context():
+        assert {found.key for found in current_storage().list()} == before
+
+
+def test_a_scanner_sees_a_picture_as_it_came(ada: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    content, seen = photo("JPEG"), []
+    monkeypatch.setattr(scanning, "_scanners", [lambda file, _type: seen.append(file.read())])
+
+    assert upload(ada, content, "harbour.jpg").status_code == 201
+
+    assert seen == [content]
