@@ -18,7 +18,7 @@ from ghost.files.making import make
 from ghost.files.serving import Audience, Download
 from ghost.files.variant_jobs import make_variant
 from ghost.files.variant_rows import State, Wanted, stored_name
-from ghost.files.workshop import bench, is_light
+from ghost.files.workshop import bench, is_light, seat
 from ghost.models import utcnow
 
 # How long a request waits for somebody else, a worker for one.
@@ -72,36 +72,49 @@ def find_variant(
 def _provide(file: Any, variant: str, setting: VariantSetting, content_type: str) -> Any:
     """Return the row of a variant that is made, by this request, another one or a worker."""
     wanted = Wanted(file.id, stored_name(variant, setting), content_type)
-    deadline, pause = time.monotonic() + WAIT_SECONDS, FIRST_PAUSE_SECONDS
-    is_ordered = False
+    deadline = time.monotonic() + WAIT_SECONDS
+    is_ours = is_light(file.content_type, file.width, file.height)
+    row = variant_rows.find(wanted)
+    match variant_rows.state_of(row, utcnow()):
+        case State.MADE:
+            return row
+        case State.FREE if is_ours:
+            _make(file.key, wanted, setting, deadline)
+        # One that was abandoned may have killed its process: no web worker tries it again.
+        case State.FREE | State.ABANDONED:
+            _order(file.id, variant, content_type)
+    if is_ours:
+        return _await(wanted, deadline)
+    with seat():
+        return _await(wanted, deadline)
+
+
+def _make(file_key: str, wanted: Wanted, setting: VariantSetting, deadline: float) -> None:
+    """Make a variant in this request, if nobody else is faster."""
+    with bench(deadline):
+        claimed = variant_rows.claim(wanted, CLAIM_SECONDS)
+        if claimed is not None:
+            make(file_key, claimed, setting, wanted.content_type)
+
+
+def _await(wanted: Wanted, deadline: float) -> Any:
+    """Return the row of a variant once it is made.
+
+    :raises NotAnImage: it can't be.
+    :raises VariantPending: it is not until the deadline.
+    """
+    pause = FIRST_PAUSE_SECONDS
     while True:
         row = variant_rows.find(wanted)
-        state = variant_rows.state_of(row, utcnow())
-        if state is State.MADE:
-            return row
-        if state is State.HOPELESS:
-            raise NotAnImage
-        if state is State.FREE and is_light(file.content_type, file.width, file.height):
-            if _make_here(file.key, wanted, setting, deadline):
-                continue
-        # One that was abandoned may have killed its process, so that no web worker tries it again.
-        elif state is not State.CLAIMED and not is_ordered:
-            _order(file.id, variant, content_type)
-            is_ordered = True
+        match variant_rows.state_of(row, utcnow()):
+            case State.MADE:
+                return row
+            case State.HOPELESS:
+                raise NotAnImage
         if time.monotonic() >= deadline:
             raise VariantPending
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-
-
-def _make_here(file_key: str, wanted: Wanted, setting: VariantSetting, deadline: float) -> bool:
-    """Make a variant in this request; tells whether it did, and not somebody else."""
-    with bench(deadline):
-        claimed = variant_rows.claim(wanted, CLAIM_SECONDS)
-        if claimed is None:
-            return False
-        make(file_key, claimed, setting, wanted.content_type)
-    return True
 
 
 def _order(file_id: UUID, variant: str, content_type: str) -> None:

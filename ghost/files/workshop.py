@@ -15,21 +15,25 @@ from ghost.errors import ServiceUnavailable
 
 # Pictures that one process works on at once.
 BENCHES: Final = 2
+# Requests of one process that wait for the jobs' worker: each takes a thread.
+SEATS: Final = 2
 # A JPEG is decoded at a fraction of its size, and the others take more memory for each pixel.
 DEARER: Final = 2
 LOCK_FILE = "large-image.lock"
 PAUSE_SECONDS = 0.1
 
 _benches = threading.BoundedSemaphore(BENCHES)
+_seats = threading.BoundedSemaphore(SEATS)
 
 
-def _renew_benches() -> None:
+def _renew() -> None:
     """In a forked child: threads of the parent may have been at work."""
-    global _benches
+    global _benches, _seats
     _benches = threading.BoundedSemaphore(BENCHES)
+    _seats = threading.BoundedSemaphore(SEATS)
 
 
-os.register_at_fork(after_in_child=_renew_benches)
+os.register_at_fork(after_in_child=_renew)
 
 
 class WorkshopFull(ServiceUnavailable):
@@ -63,6 +67,21 @@ def bench(deadline: float) -> Iterator[None]:
         yield
     finally:
         benches.release()
+
+
+@contextmanager
+def seat() -> Iterator[None]:
+    """Take a seat among the few requests that wait for the jobs' worker.
+
+    :raises WorkshopFull: all are taken.
+    """
+    seats = _seats
+    if not seats.acquire(blocking=False):
+        raise WorkshopFull
+    try:
+        yield
+    finally:
+        seats.release()
 
 
 @contextmanager

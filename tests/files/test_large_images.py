@@ -231,3 +231,17 @@ def test_a_picture_that_kills_its_makers_is_given_up(
         variant_jobs.job_failed.send(app, job_id=job_id, name="files.make_variant", error="killed")
 
     assert client.get(url).status_code == 415
+
+
+def test_few_requests_wait_for_the_worker_and_the_others_are_told_at_once(
+    client: Client, jobs: Jobs, stored_photo: StoredFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(variants, "WAIT_SECONDS", 60)
+
+    with workshop.seat(), workshop.seat():
+        began = time.monotonic()
+        response = client.get(f"/api/v1/files/{stored_photo.id}/images/thumb")
+
+    assert response.status_code == 503
+    assert time.monotonic() - began < 5
+    assert jobs.names() == ["files.make_variant"]
