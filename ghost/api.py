@@ -288,9 +288,8 @@ class Blueprint(flask_smorest.Blueprint):
             statuses.add(409)
         if method in ("put", "patch", "delete"):
             statuses.add(412)
-        # Forms have no keys: see `ghost.idempotency`.
-        written = doc_info.get("manual_doc", {}).get("requestBody", {})
-        if method == "post" and declared["repeatable"] and "content" not in written:
+        form = doc_info.get("manual_doc", {}).get("requestBody")  # keys are for JSON alone
+        if method == "post" and declared["repeatable"] and form is None:
             doc.setdefault("parameters", []).append(IDEMPOTENCY_KEY)
         answers = doc.setdefault("responses", {})
         for status in sorted(statuses):

@@ -75,8 +75,9 @@ OWN_BLUEPRINTS = (
     files_bp, file_contents_bp, file_images_bp, avatars_bp,
 )  # fmt: skip
 EXPOSED_HEADERS = (
-    "ETag", "Idempotent-Replayed", "Location", "Retry-After", "X-RateLimit-Limit",
-    "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-Request-ID",
+    "Accept-Ranges", "Content-Disposition", "Content-Range", "ETag", "Idempotent-Replayed",
+    "Location", "Retry-After", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset",
+    "X-Request-ID",
 )  # fmt: skip
 
 

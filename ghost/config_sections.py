@@ -270,7 +270,7 @@ class MailSection(Section):
     )
     max_attachments: int = key(20, kinds.Integer(0, 1000), "Files in one mail.")
     retention: int = key(
-        30 * DAY, _seconds, "How long mails are kept after they were made, in seconds."
+        30 * DAY, _seconds, "How long mails are kept after anything happened to them, in seconds."
     )
     ses_topic: str | None = key(
         None,
@@ -380,6 +380,9 @@ class StorageSection(Section):
         DAY, _seconds, "How long a resumable upload may take to be finished, in seconds."
     )
     upload_limit: str = key("120/minute", _rate, "Uploads per caller.")
+    download_limit: str = key(
+        "1200/minute", _rate, "Downloads per caller, or source where nobody is logged in."
+    )
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -110,6 +111,8 @@ def read_storage_url(url: str) -> Place:
     service = parts.scheme
     if service not in ("s3", "az", "gs") or parts.fragment or parts.netloc.count(":") > 1:
         raise ValueError("a URL that begins with file://, s3://, az:// or gs://")
+    if importlib.util.find_spec("obstore") is None:
+        raise ValueError(f"obstore for {service}://, which `pip install ghost[cloud]` brings")
     user, _, bucket = parts.netloc.rpartition("@")
     key, _, secret = (unquote(word) for word in user.partition(":"))
     prefix = parts.path.strip("/")

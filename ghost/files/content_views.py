@@ -16,6 +16,7 @@ from ghost.files.ranges import RangeNotSatisfiable
 from ghost.files.serving import serve
 from ghost.files.signatures import LinkInvalid, sign_url
 from ghost.openapi import IF_NONE_MATCH, NOT_MODIFIED
+from ghost.ratelimit import caller_or_source, rate_limit
 
 bp = Blueprint("file_contents", __name__, url_prefix="/files", description="The bytes of files.")
 
@@ -41,6 +42,7 @@ documents_bytes = bp.doc(
 
 @bp.get("/<uuid:file_id>/content")
 @public
+@rate_limit("storage.download_limit", key=caller_or_source)
 @bp.errors(LinkInvalid, Unauthorized, PreconditionFailed, RangeNotSatisfiable)
 @documents_bytes
 @bp.arguments(ContentQuery, location="query")

@@ -250,10 +250,7 @@ def _response(body: Iterable[bytes] | None, status: int, headers: dict[str, str]
         if connection is not None:
             # gunicorn (27.0) waits for ever, and sets this anew for the next request.
             connection.settimeout(SEND_SECONDS)
-    response = Response(body, status, direct_passthrough=body is not None)
-    response.headers.clear()
-    response.headers.update(headers)
-    return response
+    return Response(body, status, [*headers.items()], direct_passthrough=body is not None)
 
 
 class FilePart:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from ghost.files.storage.base import (
     check_key,
     is_key,
 )
-from ghost.files.storage.s3_urls import add_headers
+from ghost.files.storage.signed_urls import add_headers_for_azure, add_headers_for_s3
 
 if TYPE_CHECKING:
     from obstore import GetOptions
@@ -41,6 +41,7 @@ RETRIES = 2
 # obstore ends a whole download after 30 seconds, else; what counts is the wait for the next bytes.
 WHOLE_REQUEST = timedelta(days=1)
 Store = S3Store | AzureStore | GCSStore
+AddHeaders = Callable[[str, Mapping[str, str]], str]
 
 # In an answer of 404, these say that it is not the file that is missing.
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
@@ -53,14 +54,15 @@ class ObjectStorage:
     use would wait for ever, and is refused instead.
 
     :param store: one of obstore's.
-    :param secret: what S3's addresses are signed with, where it is known.
+    :param add_headers: puts headers into an address that obstore has signed; None where whatever
+        that needs is not known.
     """
 
     _process: int | None = None
 
-    def __init__(self, store: Store, secret: str = "") -> None:
+    def __init__(self, store: Store, add_headers: AddHeaders | None = None) -> None:
         self._store = store
-        self._secret = secret
+        self._add_headers = add_headers
 
     @contextmanager
     def create(self, key: str, content_type: str) -> Iterator[ObjectWriter]:
@@ -166,15 +168,15 @@ class ObjectStorage:
     def signed_url(self, key: str, seconds: int, headers: Mapping[str, str]) -> str | None:
         """Make an address at the store. See `Storage.signed_url`.
 
-        Only with S3's secret: the store has to be told the type, the name and how to treat it,
-        and no other address of obstore's can do that.
+        Only where we have a key and its secret ourselves: the store has to be told the type, the
+        name and how to treat it, and obstore's addresses can't.
         """
         check_key(key)
-        if not self._secret:
+        if self._add_headers is None:
             return None
         with self._calling(key):
             url: str = obstore.sign(self._store, "GET", key, timedelta(seconds=seconds))
-        return add_headers(url, self._secret, headers)
+        return self._add_headers(url, headers)
 
     def check(self) -> None:
         """Write and delete a small object. See `Storage.check`."""
@@ -265,7 +267,7 @@ def open_bucket(place: BucketPlace, timeout: float) -> ObjectStorage:
         },
     }
     try:
-        return ObjectStorage(_open_store(place, options), _signing_secret(place))
+        return ObjectStorage(_open_store(place, options), _header_adder(place))
     except (BaseError, ValueError) as error:
         raise _unavailable(place.bucket, error) from error
 
@@ -287,8 +289,14 @@ def _open_store(place: BucketPlace, options: dict[str, Any]) -> Store:
     return (AzureStore if place.service == "az" else S3Store)(place.bucket, **given)
 
 
-def _signing_secret(place: BucketPlace) -> str:
-    return place.secret if place.service == "s3" else ""
+def _header_adder(place: BucketPlace) -> AddHeaders | None:
+    if not place.secret:
+        return None
+    if place.service == "s3":
+        return lambda url, headers: add_headers_for_s3(url, place.secret, headers)
+    return lambda url, headers: add_headers_for_azure(
+        url, place.key, place.secret, place.bucket, headers
+    )
 
 
 def _describe(found: Mapping[str, Any]) -> StoredObject:
