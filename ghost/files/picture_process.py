@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from typing import NoReturn
 
 from ghost.files.images import ImageTooLarge, Limits, NotAnImage, inspect, strip
 
@@ -37,8 +38,12 @@ def run(task: str, limits: Limits) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def main(task: str, *numbers: str) -> NoReturn:
+    """Work on the picture under limits, and end the process.
+
+    :param numbers: those of `Limits`, in their order.
+    """
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR_SECONDS, PROCESSOR_SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    sys.exit(run(sys.argv[1], Limits(*map(int, sys.argv[2:6]))))
+    sys.exit(run(task, Limits(*map(int, numbers))))

@@ -28,6 +28,7 @@ BENCH_SECONDS: Final = 10.0
 ONLY_BENCH_SECONDS: Final = 20.0
 # How long the process of its own may take, and how much memory it may have.
 PROCESS_SECONDS: Final = 60.0
+PROGRAM: Final = "import sys; from ghost.files import picture_process as p; p.main(*sys.argv[1:])"
 
 
 def settle(
@@ -82,7 +83,7 @@ def _run(source: BinaryIO, target: IO[bytes], limits: Limits, *, task: str) -> N
     It gets nothing of this process but the two files: no secrets, which a decoder might give away.
     """
     numbers = (limits.max_bytes, limits.max_pixels, limits.max_frames, limits.max_frame_pixels)
-    command = [sys.executable, "-P", "-m", picture_process.__name__, task, *map(str, numbers)]
+    command = [sys.executable, "-P", "-c", PROGRAM, task, *map(str, numbers)]
     try:
         done = subprocess.run(
             command,
