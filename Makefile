@@ -35,6 +35,7 @@ faults: $(INSTALLED) ## Kill workers, schedulers and Redis at random, fill a dis
 	$(PYTHON) scripts/faults/jobs.py --jobs 10000 --kills 50
 	$(PYTHON) scripts/faults/schedules.py --minutes 5
 	$(PYTHON) scripts/faults/mail.py --messages 1000 --kills 5
+	$(PYTHON) scripts/faults/uploads.py --megabytes 200 --cuts 3 --kills 2
 	$(PYTHON) scripts/faults/files.py --uploads 500 --kills 50
 	$(PYTHON) scripts/faults/files.py --uploads 20 --full
 

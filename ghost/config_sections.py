@@ -379,7 +379,13 @@ class StorageSection(Section):
     upload_expiry: int = key(
         DAY, _seconds, "How long a resumable upload may take to be finished, in seconds."
     )
+    max_uploads: int = key(
+        20, kinds.Integer(1, 10_000), "Resumable uploads that one account may have unfinished."
+    )
     upload_limit: str = key("120/minute", _rate, "Uploads per caller.")
+    piece_limit: str = key(
+        "1200/minute", _rate, "Requests per caller that go on with resumable uploads."
+    )
     download_limit: str = key(
         "1200/minute", _rate, "Downloads per caller, or source where nobody is logged in."
     )

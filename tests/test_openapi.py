@@ -52,13 +52,15 @@ CODES = {
     403: {"forbidden", "account_disabled", "email_not_verified", "link_invalid"},
     404: {"not_found"},
     409: {"conflict"},
-    410: {"token_used"},
+    410: {"gone", "token_used"},
     412: {"precondition_failed"},
     413: {"payload_too_large"},
     415: {"unsupported_media_type"},
     416: {"range_not_satisfiable"},
     422: {"validation_error"},
+    423: {"locked"},
     429: {"rate_limited"},
+    460: {"checksum_mismatch"},
     503: {"service_unavailable"},
 }
 
@@ -379,6 +381,31 @@ def _picture() -> bytes:
     return target.getvalue()
 
 
+UPLOADS = "/api/v1/files/uploads"
+TUS = {"Tus-Resumable": "1.0.0"}
+
+
+def _begin_upload(client: Client) -> TestResponse:
+    return client.post(UPLOADS, headers={**TUS, "Upload-Length": "6"})
+
+
+def _go_on_with_upload(world: World, method: str, **headers: str) -> TestResponse:
+    """Send the bytes of an upload."""
+    client = world.boss()
+    return client.open(
+        _begin_upload(client).headers["Location"],
+        method=method,
+        data=b"Hello\n",
+        content_type="application/offset+octet-stream",
+        headers={**TUS, "Upload-Offset": "0", **headers},
+    )
+
+
+def _on_upload(world: World, method: str) -> TestResponse:
+    client = world.boss()
+    return client.open(_begin_upload(client).headers["Location"], method=method, headers=TUS)
+
+
 HAPPY: dict[str, Callable[[World], TestResponse]] = {
     "health.live": lambda world: world.client().get("/health/live"),
     "health.ready": lambda world: world.client().get("/health/ready"),
@@ -500,6 +527,13 @@ HAPPY: dict[str, Callable[[World], TestResponse]] = {
         f"{AUTH}/me/avatar", data={"file": (io.BytesIO(_picture()), "me.png")}
     ),
     "avatars.delete_my_avatar": lambda world: world.boss().delete(f"{AUTH}/me/avatar"),
+    "file_uploads.create_upload": lambda world: _begin_upload(world.boss()),
+    "file_uploads.get_upload": lambda world: _on_upload(world, "GET"),
+    "file_uploads.append_to_upload": lambda world: _go_on_with_upload(world, "PATCH"),
+    "file_uploads.override_method": lambda world: _go_on_with_upload(
+        world, "POST", **{"X-HTTP-Method-Override": "PATCH"}
+    ),
+    "file_uploads.delete_upload": lambda world: _on_upload(world, "DELETE"),
     "roles.list_roles": lambda world: world.boss().get(ROLES),
     "roles.create_role": lambda world: world.boss().post(
         ROLES, json={"name": "EDITOR", "permissions": ["users:read"]}

@@ -81,9 +81,10 @@ class FileUsage(db.Model):  # type: ignore[name-defined]
 
 
 class Upload(TimestampMixin, Model):
-    """A resumable upload that is not finished: its pieces lie in the storage.
+    """A resumable upload, by the tus protocol: what has arrived of it lies in the storage.
 
-    The pieces are `uploads/<id>/<offset>`; the declared length counts in the owner's usage.
+    The declared length counts in the owner's usage until there is a file, or the row goes.
+    `offset` is the length only when `file_id` is there too: what is told to be complete is a file.
     """
 
     __tablename__ = "file_uploads"
@@ -99,5 +100,22 @@ class Upload(TimestampMixin, Model):
     # Who is writing at the moment, and until when nobody else may.
     writer: Mapped[UUID | None]
     writing_until: Mapped[datetime | None]
-    # The file that came of it, from when it was finished.
+    # The file that came of it.
     file_id: Mapped[UUID | None]
+
+
+class UploadPiece(db.Model):  # type: ignore[name-defined]
+    """A part of an upload that lies in the storage and counts.
+
+    The key is `uploads/<upload>/<offset>-<writer>`: what a writer leaves there after it has lost
+    its turn is none of these, and overwrites none.
+    """
+
+    __tablename__ = "file_upload_pieces"
+
+    upload_id: Mapped[UUID] = mapped_column(
+        sa.ForeignKey("file_uploads.id", ondelete="CASCADE"), primary_key=True
+    )
+    offset: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
+    size: Mapped[int] = mapped_column(sa.BigInteger)
+    key: Mapped[str] = mapped_column(sa.String(200))

@@ -99,8 +99,24 @@ def upgrade() -> None:
         )
         batch_op.create_index(batch_op.f("ix_file_uploads_owner_id"), ["owner_id"], unique=False)
 
+    op.create_table(
+        "file_upload_pieces",
+        sa.Column("upload_id", sa.Uuid(), nullable=False),
+        sa.Column("offset", sa.BigInteger(), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("key", sa.String(length=200), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["upload_id"],
+            ["file_uploads.id"],
+            name=op.f("fk_file_upload_pieces_upload_id_file_uploads"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("upload_id", "offset", name=op.f("pk_file_upload_pieces")),
+    )
+
 
 def downgrade() -> None:
+    op.drop_table("file_upload_pieces")
     with op.batch_alter_table("file_uploads", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_file_uploads_owner_id"))
         batch_op.drop_index(batch_op.f("ix_file_uploads_expires_at"))

@@ -1,0 +1,374 @@
+"""Cut the connection and kill the server while a file is uploaded, and see that it arrives whole.
+
+    .venv/bin/python scripts/faults/uploads.py --megabytes 200 --cuts 3 --kills 2 --storage s3
+
+The client is a real one of the protocol tus: tuspy, or tus-js-client with `--client node` (run
+`npm install` in scripts/faults/tus before). Servers, database and processes are its own, and gone
+afterwards. Exit status 1 when the file has another SHA-256, is there twice, when pieces are left in
+the storage, or the room that it takes is not its size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import secrets
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import boto3
+import flask_migrate
+import sqlalchemy as sa
+from flask import Flask
+from requests import RequestException
+from tusclient.client import TusClient
+from tusclient.exceptions import TusCommunicationError
+
+from ghost import create_app, db
+from ghost.files.models import FileUsage, StoredFile
+from ghost.files.storage import current_storage
+from ghost.testing.applications import DEFAULTS, environ_for, merged
+from ghost.testing.servers import PostgreSQL, Redis, Server, free_port, scratch_folder
+
+ROOT = Path(__file__).parent.parent.parent
+NODE = ROOT / "scripts/faults/tus"
+KEY, SECRET, BUCKET = "test-key", "test/secret+key", "bucket"
+START_SECONDS, GIVE_UP_SECONDS = 30.0, 300.0
+PIECE_BYTES = 64 * 1024
+
+
+class Moto(Server):
+    """moto's S3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.port = free_port()
+        self.start()
+        client = boto3.client(
+            "s3", endpoint_url=self.url, aws_access_key_id=KEY, aws_secret_access_key=SECRET,
+            region_name="us-east-1",
+        )  # fmt: skip
+        client.create_bucket(Bucket=BUCKET)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def storage_url(self) -> str:
+        secret = quote(SECRET, safe="")
+        return f"s3://{KEY}:{secret}@{BUCKET}/files?endpoint={self.url}&region=us-east-1"
+
+    def command(self) -> list[str]:
+        program = str(Path(sys.executable).with_name("moto_server"))
+        return [program, "-H", "127.0.0.1", "-p", str(self.port)]
+
+    def is_ready(self) -> bool:
+        return answers(f"{self.url}/moto-api/")
+
+
+class Backend:
+    """gunicorn with the application, and another one after it is killed."""
+
+    def __init__(self, environ: dict[str, str], log: Path) -> None:
+        self.port = free_port()
+        self.environ = environ | {"API_PORT": str(self.port), "WEB_CONCURRENCY": "2"}
+        self.log = log
+        self._start()
+
+    def _start(self) -> None:
+        with self.log.open("ab") as stream:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gunicorn", "wsgi:app"], cwd=ROOT, env=self.environ,
+                stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True,
+            )  # fmt: skip
+        wait_for(lambda: answers(f"http://127.0.0.1:{self.port}/health/live"))
+
+    def kill(self) -> None:
+        """End all of it at once, as a machine does that loses its power, and start it again."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(60)
+        self._start()
+
+    def close(self) -> None:
+        """End it as a service manager does."""
+        self.process.terminate()
+        self.process.wait(60)
+
+
+class Line:
+    """A slow connection to a server, that something happens to after so many bytes.
+
+    :param rate: bytes each second.
+    :param events: bytes from the client, all connections together -> what happens then.
+    """
+
+    def __init__(
+        self, target: int, rate: float, events: dict[int, Callable[[Line], object]]
+    ) -> None:
+        self.target, self.rate = target, rate
+        self.events = sorted(events.items())
+        self.sent = 0
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """Reset every connection."""
+        for one in self._open:
+            with suppress(OSError):
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                one.shutdown(socket.SHUT_RD)
+                one.close()
+        self._open.clear()
+
+    def close(self) -> None:
+        """Take no more connections, and end those that there are."""
+        self._listener.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                try:
+                    server = socket.create_connection(("127.0.0.1", self.target), 10)
+                except OSError:  # it was killed, and is not back yet
+                    client.close()
+                    continue
+                self._open += [client, server]
+                for pair, is_up in (((client, server), True), ((server, client), False)):
+                    threading.Thread(target=self._pass_on, args=(*pair, is_up), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, is_up: bool) -> None:
+        with suppress(OSError):
+            while some := source.recv(PIECE_BYTES):
+                target.sendall(some)
+                if is_up:
+                    self.sent += len(some)
+                    time.sleep(len(some) / self.rate)
+                    if self.events and self.sent >= self.events[0][0]:
+                        _, happens = self.events.pop(0)
+                        happens(self)
+        # A socket that another thread reads from is not closed by closing it.
+        for one in (source, target):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+
+def answers(url: str) -> bool:
+    """Tell whether something is there."""
+    try:
+        open_url(url, timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def wait_for(look: Callable[[], object]) -> None:
+    """Look until it is so."""
+    deadline = time.monotonic() + START_SECONDS
+    while not look():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.05)
+
+
+def open_url(url: str, body: object = None, token: str = "", timeout: float = 60) -> Any:
+    """Ask the API, and give the response."""
+    request = urllib.request.Request(url, json.dumps(body).encode() if body else None)  # noqa: S310
+    request.add_header("Content-Type", "application/json")
+    if token:
+        request.add_header("Authorization", f"Bearer {token}")
+    return urllib.request.urlopen(request, timeout=timeout)  # noqa: S310
+
+
+def call(url: str, body: object = None, token: str = "") -> Any:
+    """Call the API, and give the data of its answer."""
+    with open_url(url, body, token) as response:
+        return json.load(response)["data"]
+
+
+def log_in(url: str) -> str:
+    """Make an account, and give its token."""
+    account = {"email": "ada@example.org", "password": "correct horse battery"}
+    call(f"{url}/api/v1/auth/register", account)
+    token: str = call(f"{url}/api/v1/auth/login", account)["access_token"]
+    return token
+
+
+@contextmanager
+def application(
+    database: str, storage: str, megabytes: int
+) -> Iterator[tuple[Flask, Backend, Path]]:
+    """An application and its server, for as long as the block runs."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(scratch_folder())
+        redis = Redis()
+        stack.callback(redis.close)
+        url = f"sqlite:///{folder / 'files.db'}"
+        if database == "postgresql":
+            postgres = PostgreSQL()
+            stack.callback(postgres.close)
+            url = postgres.create_database()
+        place = f"file://{folder / 'stored'}"
+        if storage == "s3":
+            moto = Moto()
+            stack.callback(moto.close)
+            place = moto.storage_url
+        settings = merged(
+            DEFAULTS,
+            {
+                # The same ones after a restart.
+                "auth": {"jwt_secret_key": secrets.token_hex(32)},
+                "app": {"secret_key": secrets.token_hex(32)},
+                "database": {"url": url},
+                "redis": {"url": redis.url},
+                "logging": {"level": "INFO"},
+                "storage": {
+                    "url": place,
+                    "max_file_size": (megabytes + 1) * 2**20,
+                    "quota_per_user": (megabytes + 1) * 2**20,
+                    "allowed_types": ["application/octet-stream"],
+                },
+            },
+        )
+        app = create_app(settings)
+        with app.app_context():
+            flask_migrate.upgrade()
+        backend = Backend(environ_for(settings, ROOT), folder / "log")
+        stack.callback(backend.close)
+        yield app, backend, folder
+
+
+def upload_with_python(url: str, token: str, path: Path) -> None:
+    """Upload with tuspy, and go on as long as it takes."""
+    client = TusClient(f"{url}/api/v1/files/uploads", {"Authorization": f"Bearer {token}"})
+    deadline, address = time.monotonic() + GIVE_UP_SECONDS, None
+    while time.monotonic() < deadline:
+        try:
+            uploader = client.uploader(
+                str(path), url=address, chunk_size=32 * 2**20, metadata={"filename": path.name}
+            )
+            if address is None:
+                address = uploader.create_url()
+                uploader.set_url(address)
+            uploader.upload()
+            return
+        except (TusCommunicationError, RequestException) as error:
+            print(f"retries after: {str(error)[:200]}")
+            time.sleep(0.5)
+    raise TimeoutError
+
+
+def upload_with_node(url: str, token: str, path: Path) -> None:
+    """Upload with tus-js-client, which goes on by itself."""
+    subprocess.run(
+        ["node", "upload.js", url, token, str(path)], cwd=NODE, check=True, timeout=GIVE_UP_SECONDS
+    )
+
+
+def run(options: argparse.Namespace, seed: int) -> int:
+    """Do it once; gives the exit status."""
+    chance = random.Random(seed)
+    size = options.megabytes * 2**20
+    with application(options.database, options.storage, options.megabytes) as (
+        app,
+        backend,
+        folder,
+    ):
+        path, digest = folder / "film.bin", hashlib.sha256()
+        with path.open("wb") as file:
+            for _ in range(options.megabytes):
+                some = chance.randbytes(2**20)
+                file.write(some)
+                digest.update(some)
+        happens = ["cut"] * options.cuts + ["kill"] * options.kills
+        chance.shuffle(happens)
+        moments = sorted(chance.sample(range(size // 20, size - size // 20), len(happens)))
+        kinds: dict[str, Callable[[Line], object]] = {
+            "cut": Line.cut, "kill": lambda _line: backend.kill(),
+        }  # fmt: skip
+        events = {moment: kinds[what] for moment, what in zip(moments, happens, strict=True)}
+        line = Line(backend.port, options.rate * 2**20, events)
+        try:
+            token = log_in(f"http://127.0.0.1:{backend.port}")
+            upload = upload_with_node if options.client == "node" else upload_with_python
+            started = time.monotonic()
+            upload(f"http://127.0.0.1:{line.port}", token, path)
+            seconds = time.monotonic() - started
+        except BaseException:
+            print(backend.log.read_text(errors="replace")[-4000:])
+            raise
+        finally:
+            line.close()
+        print(
+            f"seed {seed}, {options.client}, {options.storage}, {options.database}: "
+            f"{options.megabytes} MiB in {seconds:.1f} s with {', '.join(happens) or 'no faults'}; "
+            f"{line.sent / 2**20:.0f} MiB sent; {len(line.events)} faults did not come"
+        )
+        show_slowest(backend.log)
+        return report(app, backend, token, size, digest.hexdigest())
+
+
+def show_slowest(log: Path) -> None:
+    """Print how long the last request with bytes took, which made the file."""
+    lines = [one for one in log.read_text(errors="replace").splitlines() if "PATCH" in one]
+    if lines:
+        print(f"the last PATCH: {lines[-1][:160]}")
+
+
+def report(app: Flask, backend: Backend, token: str, size: int, sha256: str) -> int:
+    """Hold what is there against what was sent."""
+    url = f"http://127.0.0.1:{backend.port}"
+    files = call(f"{url}/api/v1/files", token=token)
+    digest = hashlib.sha256()
+    if files:
+        with open_url(url + files[0]["url"], token=token) as response:
+            while some := response.read(2**20):
+                digest.update(some)
+    with app.app_context():
+        rows = db.session.scalar(sa.select(sa.func.count()).select_from(StoredFile))
+        used = db.session.scalar(sa.select(sa.func.sum(FileUsage.bytes)))
+        keys = [found.key for found in current_storage().list()]
+    left = [key for key in keys if key.startswith("uploads/")]
+    print(
+        f"{rows} files, {used} of {size} bytes counted, {len(left)} pieces left, {len(keys)} keys"
+    )
+    is_whole = digest.hexdigest() == sha256 == (files[0]["sha256"] if files else None)
+    print(f"SHA-256 {'agrees' if is_whole else 'differs'}: {digest.hexdigest()}")
+    return 0 if is_whole and rows == 1 and used == size and len(keys) == 1 else 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--megabytes", type=int, default=200)
+    parser.add_argument("--cuts", type=int, default=3)
+    parser.add_argument("--kills", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--rate", type=float, default=50.0, help="MiB each second")
+    parser.add_argument("--storage", choices=("disk", "s3"), default="disk")
+    parser.add_argument("--database", choices=("postgresql", "sqlite"), default="sqlite")
+    parser.add_argument("--client", choices=("python", "node"), default="python")
+    options = parser.parse_args()
+    seed = random.randrange(10**6) if options.seed is None else options.seed
+    sys.exit(run(options, seed))
+
+
+if __name__ == "__main__":
+    main()
