@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from base64 import b64encode
 from collections.abc import Mapping
 from io import BytesIO
 from typing import Any
@@ -81,6 +82,35 @@ def test_of_an_upload_that_is_stripped_the_quota_counts_what_is_stored(
 
     with app.app_context(), db_manager.connection() as connection:
         assert quota.used_by(connection, ada.id) == data["size"] < len(photo("JPEG"))
+
+
+def test_a_picture_that_came_by_a_resumable_upload_is_stripped_too(
+    app: Flask, client: Client, make_user: UserFactory
+) -> None:
+    user, content = make_user(), photo("JPEG", orientation=6)
+    ada = client.as_user(user)
+    tus = {"Tus-Resumable": "1.0.0"}
+    name = b64encode(b"harbour.jpg").decode()
+    begun = ada.post(
+        "/api/v1/files/uploads",
+        headers={**tus, "Upload-Length": str(len(content)), "Upload-Metadata": f"filename {name}"},
+    )
+    for start, end in ((0, 1000), (1000, len(content))):
+        sent = ada.patch(
+            begun.headers["Location"],
+            data=content[start:end],
+            content_type="application/offset+octet-stream",
+            headers={**tus, "Upload-Offset": str(start)},
+        )
+        assert sent.status_code == 204, sent.text
+
+    (data,) = ada.get("/api/v1/files").json["data"]
+    kept = ada.get(data["url"]).data
+    assert is_upright(open_picture(kept))
+    assert_bare(kept)
+    assert data["size"] == len(kept)
+    with app.app_context(), db_manager.connection() as connection:
+        assert quota.used_by(connection, user.id) == len(kept)
 
 
 def test_an_animation_keeps_its_frames(ada: Client) -> None:
