@@ -288,7 +288,8 @@ class Blueprint(flask_smorest.Blueprint):
             statuses.add(409)
         if method in ("put", "patch", "delete"):
             statuses.add(412)
-        if method == "post" and declared["repeatable"]:
+        form = doc_info.get("manual_doc", {}).get("requestBody")  # keys are for JSON alone
+        if method == "post" and declared["repeatable"] and form is None:
             doc.setdefault("parameters", []).append(IDEMPOTENCY_KEY)
         answers = doc.setdefault("responses", {})
         for status in sorted(statuses):

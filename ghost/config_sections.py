@@ -270,7 +270,7 @@ class MailSection(Section):
     )
     max_attachments: int = key(20, kinds.Integer(0, 1000), "Files in one mail.")
     retention: int = key(
-        30 * DAY, _seconds, "How long mails are kept after they were made, in seconds."
+        30 * DAY, _seconds, "How long mails are kept after anything happened to them, in seconds."
     )
     ses_topic: str | None = key(
         None,

@@ -22,23 +22,24 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     config.addinivalue_line("markers", "lab: `app` is the application of tests/lab.py")
     config.addinivalue_line("markers", "only_on(name): about one kind of database alone")
+    config.addinivalue_line("markers", "each_database: reads GHOST_TEST_DATABASE by itself")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is no part of this run.
-
-    That is what is about the other kind of database, and on PostgreSQL what needs no database at
-    all: it runs with the SQLite half, once.
-    """
+    """Leave out what is no part of this run: it is about the other database, or about none."""
     name = os.environ.get("GHOST_TEST_DATABASE") or "sqlite"
-    others = {
-        item for item in items for marker in item.iter_markers("only_on") if marker.args != (name,)
-    }
-    if name == "postgresql":
-        others |= {item for item in items if item.get_closest_marker("unit")}
+    others = [item for item in items if not _belongs_to(item, name)]
     if others:
-        config.hook.pytest_deselected(items=list(others))
-        items[:] = [item for item in items if item not in others]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if _belongs_to(item, name)]
+
+
+def _belongs_to(item: pytest.Item, database: str) -> bool:
+    if any(marker.args != (database,) for marker in item.iter_markers("only_on")):
+        return False
+    # What asks for no database gives the same on either, and runs with SQLite.
+    asked = {"_database", "postgres"} & set(getattr(item, "fixturenames", ()))
+    return database == "sqlite" or bool(asked) or bool(item.get_closest_marker("each_database"))
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ import pytest
 from ghost.testing.applications import environ_for
 from ghost.testing.servers import free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.integration]
+pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.each_database]
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")

@@ -570,7 +570,8 @@ def test_every_operation_succeeds_and_answers_as_described(world: World, name: s
 # --- Every operation, as nobody means it ----------------------------------------------------------
 
 
-EXAMPLES = 25
+# How often each operation is asked rightly, and how often wrongly; who may more is let in deeper.
+EXAMPLES = {"nobody": 10, "USER": 10, "ADMIN": 10, "SUPER_ADMIN": 25}
 CHECKS = [
     checks.not_a_server_error,
     checks.status_code_conformance,
@@ -578,7 +579,14 @@ CHECKS = [
     checks.response_headers_conformance,
     checks.response_schema_conformance,
 ]
-CALLERS = ("nobody", "USER", "ADMIN", "SUPER_ADMIN")
+# What a database makes of it shows with her for whom all is open.
+_on_sqlite = pytest.mark.only_on("sqlite")
+CALLERS = (
+    pytest.param("nobody", marks=_on_sqlite),
+    pytest.param("USER", marks=_on_sqlite),
+    pytest.param("ADMIN", marks=_on_sqlite),
+    "SUPER_ADMIN",
+)
 
 
 @pytest.mark.slow
@@ -593,7 +601,7 @@ def test_generated_requests_get_described_answers_only(world: World, caller: str
         real = {"user_id": str(victim.id), "name": "EDITOR"}
         for mode in schemathesis.GenerationMode:
             token = log_in(world.app, user)["access_token"] if user else None
-            _ask(operation, mode, token, real, seen[name])
+            _ask(operation, mode, token, real, seen[name], EXAMPLES[caller])
 
     statuses = set().union(*seen.values())
     assert max(statuses) < 500
@@ -604,13 +612,18 @@ def test_generated_requests_get_described_answers_only(world: World, caller: str
 
 
 def _ask(
-    operation: Any, mode: Any, token: str | None, real: dict[str, str], seen: set[int]
+    operation: Any,
+    mode: Any,
+    token: str | None,
+    real: dict[str, str],
+    seen: set[int],
+    examples: int,
 ) -> None:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     cases = operation.as_strategy(generation_mode=mode)
 
     @settings(
-        max_examples=EXAMPLES,
+        max_examples=examples,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )

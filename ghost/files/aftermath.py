@@ -1,7 +1,8 @@
 """What follows the end of a transaction: bytes that no row names any more, or not yet, are deleted.
 
 The rows decide. Bytes are deleted only after the commit that took their row away, or the rollback
-that kept it from coming; where that fails, they are orphans for the sweeper.
+that kept it from coming. Where that fails, and where nobody knows whether a commit that was sent
+came through, they are left to the sweeper, which looks for the row.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.orm import SessionTransaction
 
@@ -28,6 +30,11 @@ class _Aftermath:
     transaction: SessionTransaction | None
     on_commit: Callable[[], None]
     on_rollback: Callable[[], None]
+    is_sent: bool = False
+
+    def note_sending(self, _connection: sa.Connection) -> None:
+        """Remember that the database has been told to commit."""
+        self.is_sent = True
 
 
 def follow(
@@ -38,9 +45,11 @@ def follow(
     What they raise is logged: what they follow has happened.
     """
     session = db.session()
-    session.connection()  # begins the transaction, where nothing has yet
+    connection = session.connection()  # begins the transaction, where nothing has yet
     inner = session.get_nested_transaction() or session.get_transaction()
-    session.info.setdefault(_KEY, []).append(_Aftermath(inner, on_commit, on_rollback))
+    aftermath = _Aftermath(inner, on_commit, on_rollback)
+    event.listen(connection, "commit", aftermath.note_sending)
+    session.info.setdefault(_KEY, []).append(aftermath)
 
 
 def discard(*keys: str) -> None:
@@ -77,6 +86,9 @@ def _pass_on(session: Session, transaction: SessionTransaction) -> None:
     if not waiting:
         del session.info[_KEY]
     for one in mine:
+        if one.is_sent and not is_committed:
+            logger.warning("whether files were stored is not known; the sweeper will see")
+            continue
         try:
             (one.on_commit if is_committed else one.on_rollback)()
         except Exception:

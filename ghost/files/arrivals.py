@@ -18,7 +18,7 @@ from ghost.files.images import Limits
 from ghost.files.names import clean_filename
 from ghost.files.storage import current_storage
 from ghost.files.storage.base import StorageUnavailable, Writer
-from ghost.files.types import HEAD_BYTES, OPAQUE, Content, Sniffer, needs_whole, recognize
+from ghost.files.types import HEAD_BYTES, OPAQUE, Content, Sniffer, recognize
 from ghost.logging import logger
 from ghost.models import utcnow, uuid7
 
@@ -70,12 +70,12 @@ def receive(pieces: Iterable[bytes], *, filename: str, declared_type: str | None
             writer.write(piece)
             digest.update(piece)
             sniffer.feed(piece)
-            copy.take(piece, sniffer.head)
+            copy.take(piece, sniffer)
         if size == 0:
             raise empty_file()
         content = recognize(
             sniffer,
-            copy.open(sniffer.head),
+            copy.whole() if sniffer.needs_whole else None,
             filename=label,
             declared_type=declared_type,
             allowed=settings.allowed_types,
@@ -120,16 +120,16 @@ class _Copy:
             self._spool = stack.enter_context(SpooledTemporaryFile(max_size=SPOOL_BYTES))  # noqa: SIM115
         self._is_decided = self._path is not None
 
-    def take(self, piece: bytes, head: bytes) -> None:
+    def take(self, piece: bytes, sniffer: Sniffer) -> None:
         """Keep the next bytes, if anybody will ask for them.
 
         :raises StorageUnavailable: there is no room for them.
         """
         if self._spool is None:
             return
-        if not self._is_decided and len(head) >= HEAD_BYTES:
+        if not self._is_decided and len(sniffer.head) >= HEAD_BYTES:
             self._is_decided = True
-            if not (needs_whole(head) or scanning.has_scanners()):
+            if not (sniffer.needs_whole or scanning.has_scanners()):
                 self._spool.close()
                 self._spool = None
                 return
@@ -138,10 +138,6 @@ class _Copy:
         except OSError as error:
             logger.bind(error=str(error)).error("no room for the copy of a file")
             raise StorageUnavailable from error
-
-    def open(self, head: bytes) -> BinaryIO | None:
-        """The whole file, if its type can't be told without it."""
-        return self.whole() if needs_whole(head) else None
 
     def whole(self) -> BinaryIO:
         """The whole file, from its beginning."""

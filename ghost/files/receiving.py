@@ -21,7 +21,9 @@ from ghost.http import read_json
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-PIECE_BYTES = 256 * 1024
+# gunicorn (27.0) reads from its socket in pieces of up to 1 MiB, and copies what is left of one for
+# each smaller piece that it is asked for.
+PIECE_BYTES = 2**20
 # What a form may have besides its file.
 MAX_PARTS = 8
 MAX_HEADERS, MAX_HEADER_BYTES = 8, 4096

@@ -6,6 +6,7 @@ import codecs
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from typing import BinaryIO, NamedTuple
 
@@ -148,12 +149,26 @@ class Sniffer:
         if len(self.head) < HEAD_BYTES:
             self.head += piece[: HEAD_BYTES - len(self.head)]
         if self._is_text:
-            self._is_text = len(piece.translate(None, _CONTROLS)) == len(piece)
+            # What is no text nearly always shows so at once.
+            self._is_text = _has_no_controls(piece[:1024]) and _has_no_controls(piece)
         if self._is_text:
             try:
                 self._decoder.decode(piece)
             except UnicodeDecodeError:
                 self._is_text = False
+
+    @cached_property
+    def guessed(self) -> str | None:
+        """The type that the beginning tells; asked for once it is there, or all there is."""
+        return _guess(self.head)
+
+    @property
+    def needs_whole(self) -> bool:
+        """Whether more than the beginning has to be seen: of pictures and archives."""
+        guessed = self.guessed
+        return guessed is not None and (
+            guessed.startswith("image/") or guessed == "application/zip"
+        )
 
     @property
     def is_text(self) -> bool:
@@ -161,10 +176,8 @@ class Sniffer:
         return self._is_text and not self._decoder.getstate()[0]
 
 
-def needs_whole(head: bytes) -> bool:
-    """Tell whether more than the beginning is needed to say what a file is: pictures, archives."""
-    guessed = _guess(head)
-    return guessed is not None and (guessed.startswith("image/") or guessed == "application/zip")
+def _has_no_controls(piece: bytes) -> bool:
+    return len(piece.translate(None, _CONTROLS)) == len(piece)
 
 
 def recognize(
@@ -178,7 +191,7 @@ def recognize(
 ) -> Content:
     """Say what a file is, and refuse what is not taken.
 
-    :param whole: all of its bytes, where `needs_whole` says so.
+    :param whole: all of its bytes, where `Sniffer.needs_whole` says so.
     :param filename: its label, cleaned.
     :param declared_type: what the sender says; None for nothing.
     :param allowed: types, and `image/*` and the like.
@@ -187,7 +200,7 @@ def recognize(
     :raises NotAnImage, ImageTooLarge: it is a picture, and can't be taken.
     """
     extension = extension_of(filename)
-    guessed = _guess(sniffer.head)
+    guessed = sniffer.guessed
     if sniffer.is_text and guessed not in _WRITTEN:  # BMW's sales figures begin as a bitmap does
         guessed = None
     picture: ImageInfo | None = None
@@ -297,7 +310,7 @@ def _refuse_active(sniffer: Sniffer, *, is_known: bool) -> None:
     begins = _BEFORE_MARKUP.sub(b"", plain, count=1) if _BEFORE_MARKUP.match(plain) else plain
     # Of bytes that nobody has written, one in a thousand begins as an element does.
     first = begins[:WRITTEN_BYTES]
-    is_written = sniffer.is_text or (first.isascii() and first == first.translate(None, _CONTROLS))
+    is_written = sniffer.is_text or (first.isascii() and _has_no_controls(first))
     if (is_written and not is_known and _MARKUP.match(begins)) or _ACTIVE.search(
         plain[:SNIFFED_BYTES]
     ):

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ghost.config import current_config
 from ghost.database import db_manager
-from ghost.errors import GhostError
+from ghost.errors import GhostError, NotFound
 from ghost.mail import batches
 from ghost.mail.messages import Address
 from ghost.mail.suppression import canonical
@@ -86,8 +86,11 @@ def send_bulk_command(
 def cancel_bulk_command(batch_id: UUID) -> None:
     """Cancel a batch: what was not sent yet is not sent."""
     with _said_in_words():
-        with db_manager.session():
-            batches.cancel_batch(batch_id)
+        try:
+            with db_manager.session():
+                batches.cancel_batch(batch_id)
+        except NotFound as error:
+            raise click.ClickException("There is no such batch.") from error
         state = batches.look_at(batch_id)
     click.echo(f"The batch is canceled; {_said_of(state)}.")
 

@@ -59,6 +59,7 @@ PUT_OFF_SECONDS = 30.0
 LOOK_SECONDS = 1.0
 RECORD_SECONDS = 30.0
 RECORD_PAUSE_SECONDS = 0.5
+NOT_MADE = "This mail could not be made."
 INTERRUPTED = "Its worker ended while it was being sent, each time that it was tried."
 
 FIRST = UUID(int=0)
@@ -90,8 +91,8 @@ def deliver_batch(batch_id: UUID, failures: int = 0) -> None:
             _go_on(batch_id, slice_.failures, wait_seconds)
         elif ledger.batch().canceled_at is not None:
             close(connection, batch_id, CANCELED)
-        else:
-            finish(connection, batch_id)
+        elif not finish(connection, batch_id):
+            _go_on(batch_id, slice_.failures, 0)
 
 
 def _go_on(batch_id: UUID, failures: int, wait_seconds: float) -> None:
@@ -132,8 +133,10 @@ class Slice:
 
         :returns: after how many seconds to go on; None when there is nothing left to do.
         """
-        wait_seconds = self._send(provider)
-        self._record_last()
+        try:
+            wait_seconds = self._send(provider)
+        finally:
+            self._record_last()
         if wait_seconds is not None or not self._ledger.may_go_on():
             return wait_seconds
         again_at, count = self._ledger.next_at()
@@ -163,10 +166,9 @@ class Slice:
             )
             is_unreachable = isinstance(outcome.again, Unreachable)
             self.failures = self.failures + 1 if is_unreachable else 0
-            wait_seconds = self._wait_after(attempt, is_unreachable)
-            self._last = attempt, outcome, _ended(attempt, outcome, wait_seconds)
+            self._last = attempt, outcome, _ended(attempt, outcome, self._put_off(attempt))
             if is_unreachable:
-                return wait_seconds
+                return self._wait(self.failures, self._first_wait)
         return None
 
     def _rows(self) -> Iterator[tuple[Any, str | None]]:
@@ -196,27 +198,38 @@ class Slice:
         except Permanent as error:
             self._drop(row, delivery.clean_words(str(error)), {})
             return None
+        except Exception:
+            # A mistake of one recipient's data must not be everybody's.
+            logger.bind(row_id=str(row.id)).exception("A mail of a batch could not be made.")
+            self._drop(row, NOT_MADE, {})
+            return None
         return Attempt(row.id, row.attempts + 1, message)
 
     def _drop(self, row: Any, error: str, refused: Mapping[str, str]) -> None:
         if self._ledger.drop(row.id, error, refused):
             self._open -= 1
-            signals.tell(signals.mail_failed, row_id=row.id, error=error)
+            self._tell_failed(row.id, error)
 
     def _begin(self, attempt: Attempt) -> bool:
         """Say of a message that it is being sent, and of the one before what came of it."""
-        last, self._last = self._last, None
+        last = self._last
         ended = last[2] if last else None
         recorded, claimed = self._persist(
             lambda: self._ledger.claim(attempt.row_id, attempt.number - 1, ended)
         )
+        self._last = None
         if last and recorded:
             self._tell(*last)
-        return claimed
+        # Asked twice, since the first answer was lost, a claim finds its message claimed.
+        return claimed or self._ledger.is_claimed(attempt.row_id, attempt.number)
 
     def _record_last(self) -> None:
-        last, self._last = self._last, None
-        if last and self._persist(lambda: self._ledger.record(last[2])):
+        last = self._last
+        if last is None:
+            return
+        recorded = self._persist(lambda: self._ledger.record(last[2]))
+        self._last = None
+        if recorded:
             self._tell(*last)
 
     def _persist(self, write: Callable[[], T]) -> T:
@@ -256,17 +269,22 @@ class Slice:
                     row_id=attempt.row_id,
                     delivery=outcome.delivery,
                 )
-        elif signals.mail_failed.receivers:
-            signals.tell(signals.mail_failed, row_id=attempt.row_id, error=ended.error)
-        # A receiver may have read something, and no transaction is open while a server is waited
-        # for.
-        db.session.rollback()
-
-    def _wait_after(self, attempt: Attempt, is_unreachable: bool) -> float:
-        if is_unreachable:
-            times, first = self.failures, self._first_wait
+                # A receiver may have read something, and no transaction is open while a server is
+                # waited for.
+                db.session.rollback()
         else:
-            times, first = attempt.number, PUT_OFF_SECONDS
+            self._tell_failed(attempt.row_id, ended.error or "")
+
+    def _tell_failed(self, row_id: UUID, error: str) -> None:
+        if signals.mail_failed.receivers:
+            signals.tell(signals.mail_failed, row_id=row_id, error=error)
+            db.session.rollback()
+
+    def _put_off(self, attempt: Attempt) -> float:
+        """After how many seconds a message is tried again itself."""
+        return self._wait(attempt.number, PUT_OFF_SECONDS)
+
+    def _wait(self, times: int, first: float) -> float:
         return backoff_seconds(times, first, self._longest_wait, random.random())
 
     def _is_over(self) -> bool:

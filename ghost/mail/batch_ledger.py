@@ -81,6 +81,13 @@ _claim = (
     .values(status=SENDING, attempts=messages.c.attempts + 1, updated_at=sa.bindparam("now"))
     .returning(messages.c.id)
 )
+_is_claimed = sa.select(messages.c.id).where(
+    *_of_batch,
+    messages.c.id == sa.bindparam("wanted"),
+    messages.c.attempts == sa.bindparam("number"),
+    messages.c.status == SENDING,
+    _is_mine,
+)
 _record = (
     sa.update(messages)
     .where(
@@ -257,6 +264,11 @@ class BatchLedger:
         if is_durable:
             self._durable_at = time.monotonic() + DURABLE_SECONDS
         return bool(row.recorded), bool(row.claimed)
+
+    def is_claimed(self, message_id: UUID, number: int) -> bool:
+        """Tell whether a message is being sent, in an attempt of this number, by this job."""
+        values = {**self._mine, "wanted": message_id, "number": number}
+        return self._connection.execute(_is_claimed, values).first() is not None
 
     def record(self, ended: Ended) -> bool:
         """Record a message; False when a later attempt has it by now."""

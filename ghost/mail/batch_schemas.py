@@ -5,6 +5,7 @@ from __future__ import annotations
 import marshmallow as ma
 from marshmallow import fields, validate
 
+from ghost.config import current_config
 from ghost.fields import UUID, DateTime, Dict, Integer, List, Nested, Text
 from ghost.mail.messages import MAX_HEADER_CHARACTERS
 from ghost.schemas import Schema
@@ -38,6 +39,15 @@ class NewBatch(Schema):
         max_length=35,
         metadata={"description": "Whose templates are taken where there are any, as `de-AT`."},
     )
+
+    @ma.pre_load
+    def count(self, data: object, **_options: object) -> object:
+        """Refuse too many before each of them is read."""
+        recipients = data.get("recipients") if isinstance(data, dict) else None
+        most = current_config().mail.max_batch
+        if isinstance(recipients, list) and len(recipients) > most:
+            raise ma.ValidationError(f"There are more than {most:,}.", "recipients")
+        return data
 
     @ma.post_load
     def as_pairs(self, data: dict[str, object], **_options: object) -> dict[str, object]:

@@ -72,7 +72,8 @@ def list_batches(_query: dict[str, Any]) -> sa.Select[Any]:
 def get_batch(batch_id: UUID) -> Any:
     """Get one batch, and how far it is.
 
-    It is over when `finished_at` is set: then every mail is sent or has failed.
+    It is over when `finished_at` is set: then every mail is sent or has failed, and is queued
+    again only by a retry of its own.
     """
     return batches.get_batch(batch_id)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +14,7 @@ from ghost.config import current_config
 from ghost.database import db, db_manager, lock_row
 from ghost.errors import Conflict, NotFound, ValidationFailed
 from ghost.jobs.context import origin
+from ghost.jobs.ledger import jobs
 from ghost.jobs.runner import LEASE_SECONDS
 from ghost.jobs.signals import job_canceled, job_failed
 from ghost.logging import logger
@@ -23,12 +26,14 @@ from ghost.mail.models import FAILED, QUEUED, SENDING, SENT, MailBatch
 from ghost.mail.rendering import SECURITY_TEMPLATES, is_locale, render
 from ghost.mail.suppression import canonical
 from ghost.models import utcnow, uuid7
+from ghost.retention import repair_with
 
 Recipient = tuple[AddressLike, Mapping[str, Any]]
 
 # What one INSERT carries: a statement in a request has a limit of its own.
 CHUNK = 1000
 GAVE_UP = "The batch's job failed"
+LOST = "it was over before the batch was"
 
 
 def send_bulk(
@@ -45,7 +50,8 @@ def send_bulk(
     a variable fails here; the others are rendered in the worker. An address that is named more
     than once gets one mail, by the context that comes first.
 
-    :param recipients: an address and a context each; `mail.max_batch` at most.
+    :param recipients: an address and a context each, of what JSON can hold; `mail.max_batch` at
+        most.
     :param locale: whose templates are taken where there are any: `de-AT`, then `de`.
     :param headers: more headers, the same for all.
     :param sender: instead of `mail.sender`.
@@ -98,11 +104,22 @@ def _distinct(recipients: Iterable[Recipient]) -> dict[str, tuple[Address, Mappi
             found.setdefault(canonical(address.email), (address, context))
         except ValueError:  # InvalidMessage is one, too
             wrong[str(number)] = {"to": ["Not a valid e-mail address."]}
+        if not _is_json(context):
+            wrong.setdefault(str(number), {})["context"] = ["Not JSON."]
     if wrong:
         raise ValidationFailed(details={"json": {"recipients": wrong}})
     if number < 0:
         raise _invalid("recipients", "There is nobody to send it to.")
     return found
+
+
+def _is_json(context: Mapping[str, Any]) -> bool:
+    """Tell whether a context can be stored until its mail is made."""
+    try:
+        json.dumps(dict(context), allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def try_out(
@@ -239,16 +256,40 @@ def _cancel_with_job(_app: Any, *, job_id: UUID, name: str) -> None:
 @job_failed.connect
 def _outlive_job(_app: Any, *, job_id: UUID, name: str, error: str) -> None:
     """Go on with a batch, or end it, when its job is put aside."""
-    if name != NAME:
-        return
-    batch = _lock_batch(sa.and_(MailBatch.job_id == job_id, MailBatch.finished_at.is_(None)))
-    if batch is None:
-        return
-    connection = db.session.connection()
-    if is_sending(connection, batch.id):
-        # Its process was killed in the middle of a mail, too often for one job. The mail counts
-        # that for itself, and the batch goes on with the others.
-        batch.job_id = deliver_batch.enqueue(batch.id)
-    else:
-        close(connection, batch.id, delivery.clean_words(f"{GAVE_UP}: {error}"))
+    if name == NAME:
+        _outlive(MailBatch.job_id == job_id, error)
+
+
+def _outlive(condition: sa.ColumnElement[bool], error: str) -> None:
+    """Go on with a batch whose job is over, or end it, and commit."""
+    batch = _lock_batch(sa.and_(condition, MailBatch.finished_at.is_(None)))
+    if batch is not None:
+        connection = db.session.connection()
+        if is_sending(connection, batch.id):
+            # Its process was killed in the middle of a mail, too often for one job. The mail
+            # counts that for itself, and the batch goes on with the others.
+            batch.job_id = deliver_batch.enqueue(batch.id)
+        else:
+            close(connection, batch.id, delivery.clean_words(f"{GAVE_UP}: {error}"))
     db.session.commit()
+
+
+@repair_with
+def _outlive_lost_jobs(connection: sa.Connection, _now: datetime, limit: int) -> int:
+    """Do so for batches whose job is over, or gone, and told nobody: a process was killed."""
+    mine = jobs.c.id == _batches.c.job_id
+    orphans = (
+        sa.select(_batches.c.id, _batches.c.job_id, jobs.c.error)
+        .outerjoin_from(_batches, jobs, mine)
+        .where(
+            _batches.c.finished_at.is_(None),
+            sa.or_(jobs.c.id.is_(None), jobs.c.finished_at.is_not(None)),
+        )
+        .limit(limit)
+    )
+    found = connection.execute(orphans).all()
+    for batch_id, job_id, error in found:
+        # Its job may have been replaced since.
+        is_same = MailBatch.job_id == job_id if job_id else MailBatch.job_id.is_(None)
+        _outlive(sa.and_(MailBatch.id == batch_id, is_same), error or LOST)
+    return len(found)

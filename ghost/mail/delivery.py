@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -22,7 +22,16 @@ from ghost.jobs import Permanent
 from ghost.logging import redact_text
 from ghost.mail.composers import find_composer
 from ghost.mail.messages import Address, Attachment, Message
-from ghost.mail.models import BOUNCED, FAILED, OPEN, SENDING, SENT, MailAttachment, MailMessage
+from ghost.mail.models import (
+    BOUNCED,
+    FAILED,
+    OPEN,
+    QUEUED,
+    SENDING,
+    SENT,
+    MailAttachment,
+    MailMessage,
+)
 from ghost.mail.providers import Delivery, NotSent, Provider, Refused
 from ghost.mail.rendering import Rendered, render
 from ghost.mail.suppression import canonical, suppress, suppressed
@@ -129,10 +138,10 @@ def prepare(row: MailMessage, attachments: Iterable[Attachment] = ()) -> Attempt
     left = [email for email in left if email not in refused]
     rendered = content_of(row) if left else None
     if rendered is None:
-        error = NOT_NEEDED if left else ALL_SUPPRESSED
-        outcome = Outcome(
-            SENT if row.accepted else FAILED, tuple(row.accepted), refused, error=error
-        )
+        if row.accepted:
+            outcome = Outcome(SENT, tuple(row.accepted), refused, provider=row.provider)
+        else:
+            outcome = Outcome(FAILED, (), refused, NOT_NEEDED if left else ALL_SUPPRESSED)
         _write(row.id, row.attempts, outcome)
         return outcome
     message = replace(message_of(row, rendered, attachments), envelope=left)
@@ -293,16 +302,32 @@ def _write(row_id: UUID, number: int, outcome: Outcome) -> bool:
         values["provider"] = outcome.provider
     if outcome.status == SENT:
         values["sent_at"] = utcnow()
-    mine = _table.c.status == SENDING
+    mine = sa.and_(_table.c.id == row_id, _table.c.attempts == number)
+    if _update(mine, (SENDING,), values):
+        return True
+    # Its job was canceled meanwhile, so that it failed, and perhaps it was queued again since. Who
+    # got it has got it.
+    if outcome.status == SENT:
+        return _update(mine, (FAILED, QUEUED), values)
     if outcome.is_over:
-        # A message whose job was canceled meanwhile is said to have failed; this is the truth.
-        mine = _table.c.status.in_((SENDING, FAILED))
-    written = db.session.execute(
-        sa.update(_table)
-        .where(_table.c.id == row_id, _table.c.attempts == number, mine)
-        .values(values)
-    )
-    return bool(written.rowcount)  # type: ignore[attr-defined]
+        return _update(mine, (FAILED,), values)
+    known = {name: values[name] for name in ("accepted", "refused", "updated_at")}
+    return _update(mine, (FAILED, QUEUED), known)
+
+
+def _update(
+    mine: sa.ColumnElement[bool], statuses: tuple[str, ...], values: Mapping[str, Any]
+) -> bool:
+    statement = sa.update(_table).where(mine, _table.c.status.in_(statuses)).values(values)
+    return bool(db.session.execute(statement).rowcount)  # type: ignore[attr-defined]
+
+
+class Closed(NamedTuple):
+    """A message that was ended without its job."""
+
+    row_id: UUID
+    status: str
+    error: str | None
 
 
 def close(
@@ -310,14 +335,14 @@ def close(
     condition: sa.ColumnElement[bool],
     words: Any,
     words_if_sending: str | None = None,
-) -> list[tuple[UUID, str]]:
+) -> list[Closed]:
     """End the open messages of a condition, since their job will not.
 
     What somebody took in an earlier attempt is `sent`, all else `failed`.
 
     :param words: the error, as text or as an expression.
     :param words_if_sending: the error of a message whose attempt may still succeed.
-    :returns: id and error of those that failed.
+    :returns: what became of each.
     """
     if words_if_sending is not None:
         words = sa.case((_table.c.status == SENDING, words_if_sending), else_=words)
@@ -333,13 +358,20 @@ def close(
             updated_at=now,
         )
         .returning(_table.c.id, _table.c.status, _table.c.error)
-    ).all()
-    return [(row.id, row.error) for row in ended if row.status == FAILED]
+    )
+    return [Closed(*row) for row in ended]
 
 
-def close_of_job(
-    job_id: UUID, words: str, words_if_sending: str | None = None
-) -> list[tuple[UUID, str]]:
+def close_of_job(job_id: UUID, words: str, words_if_sending: str | None = None) -> list[Closed]:
     """End the message of one job, as `close`; the caller commits."""
     mine = _table.c.job_id == job_id
     return close(db.session.connection(), mine, clean_words(words), words_if_sending)
+
+
+def message_again(row: MailMessage) -> Message:
+    """The message of a row that was sent, to all of its recipients.
+
+    :raises Permanent: it can't be made any more.
+    """
+    rendered = content_of(row) or Rendered(row.subject or "", "", None)
+    return message_of(row, rendered, _attachments_of(row))

@@ -16,7 +16,7 @@ from ghost.jobs.signals import job_canceled
 from ghost.logging import logger
 from ghost.mail import delivery, signals
 from ghost.mail.models import FAILED, OPEN, SENT, MailMessage
-from ghost.mail.providers import open_provider
+from ghost.mail.providers import Delivery, open_provider
 from ghost.retention import repair_with
 
 NAME = "mail.deliver"
@@ -51,16 +51,15 @@ def deliver(message_id: UUID) -> None:
         taken = delivery.take(message_id, current_job.id)
     except Permanent as error:
         db.session.rollback()
-        failed = delivery.close_of_job(current_job.id, str(error))
+        closed = delivery.close_of_job(current_job.id, str(error))
         db.session.commit()
-        _tell_failed(failed)
+        _tell_closed(closed)
         raise
     db.session.commit()
     if taken is None:
         return
     if isinstance(taken, delivery.Outcome):
-        if taken.status == FAILED:
-            signals.tell(signals.mail_failed, row_id=message_id, error=taken.error)
+        _tell_closed([delivery.Closed(message_id, taken.status, taken.error)])
         return
     is_last = current_job.attempt >= current_job.max_attempts
     with open_provider(current_config()) as provider:
@@ -100,9 +99,9 @@ def _fail_with_job(_app: Any, *, job_id: UUID, name: str, error: str) -> None:
     """Fail the message whose job could not even say why: killed too often, or by a mistake."""
     if name != NAME:
         return
-    failed = delivery.close_of_job(job_id, error)
+    closed = delivery.close_of_job(job_id, error)
     db.session.commit()
-    _tell_failed(failed)
+    _tell_closed(closed)
 
 
 @job_canceled.connect
@@ -126,11 +125,31 @@ def _close_orphans(connection: sa.Connection, _now: datetime, limit: int) -> int
         .limit(limit)
     )
     error = sa.select(jobs.c.error).where(mine).scalar_subquery()
-    failed = delivery.close(connection, _messages.c.id.in_(orphans), sa.func.coalesce(error, LOST))
-    _tell_failed(failed)
-    return len(failed)
+    closed = delivery.close(connection, _messages.c.id.in_(orphans), sa.func.coalesce(error, LOST))
+    _tell_closed(closed)
+    return len(closed)
 
 
-def _tell_failed(failed: list[tuple[UUID, str]]) -> None:
-    for row_id, error in failed:
-        signals.tell(signals.mail_failed, row_id=row_id, error=error)
+def _tell_closed(closed: list[delivery.Closed]) -> None:
+    for row_id, status, error in closed:
+        if status == FAILED:
+            signals.tell(signals.mail_failed, row_id=row_id, error=error)
+        elif signals.mail_sent.receivers:
+            _tell_sent_before(row_id)
+
+
+def _tell_sent_before(row_id: UUID) -> None:
+    """Tell of a mail that somebody took in an earlier attempt, and nobody else will."""
+    row = db.session.get_one(MailMessage, row_id, populate_existing=True)
+    try:
+        message = delivery.message_again(row)
+    except Permanent as error:
+        logger.bind(row_id=str(row_id), error=str(error)).warning("a sent mail can't be shown")
+    else:
+        signals.tell(
+            signals.mail_sent,
+            message=message,
+            row_id=row_id,
+            delivery=Delivery(tuple(row.accepted), row.refused, provider=row.provider or ""),
+        )
+    db.session.rollback()

@@ -37,8 +37,6 @@ _OWN_PREFIXES = ("content-", "resent-", "arc-", "x-ses-", "x-smtpapi", "x-sg-")
 _HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,75}\Z")
 _MESSAGE_ID = re.compile(r"<[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+>\Z")
 _LOCAL_PART = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}\Z")
-_LOOKS_LIKE_ADDRESS = re.compile(r"\s*\S+@\S+\s*\Z")
-_NAMED = re.compile(r"(.*?)\s*<([^<>]*)>\Z", re.DOTALL)
 _TYPE_NAME = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"
 _CONTENT_TYPE = re.compile(rf"{_TYPE_NAME}/{_TYPE_NAME}\Z")
 _CONTENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!#$&'*+=^_`{|}~@-]{0,254}\Z")
@@ -94,12 +92,11 @@ class Address:
             if len(value) != 2:
                 raise InvalidMessage(field_name, "It must be one name and one address.")
             name, email = value
-            if _LOOKS_LIKE_ADDRESS.match(check_header(name, field_name)):
+            if _looks_like_address(check_header(name, field_name)):
                 # Two addresses in a tuple, meant as a list of them; or a name made to mislead.
                 raise InvalidMessage(field_name, "A name must not look like an address.")
         else:
-            named = _NAMED.match(check_header(value, field_name))
-            name, email = (named[1].strip(), named[2]) if named else ("", value)
+            name, email = _split(check_header(value, field_name))
             if len(name) > 1 and name[0] == name[-1] == '"':
                 name = re.sub(r"\\(.)", r"\1", name[1:-1])
             elif any(special in name for special in '<>,;@"'):
@@ -355,6 +352,19 @@ class Message:
         if files:
             body = mime.multipart("mixed", [body, *map(_file_part, files)])
         return body
+
+
+def _looks_like_address(name: str) -> bool:
+    words = name.split()
+    return len(words) == 1 and "@" in words[0][1:-1]
+
+
+def _split(value: str) -> tuple[str, str]:
+    """Name and address of `Ada <ada@example.org>`; all of it is the address where it has none."""
+    name, bracket, email = value[:-1].rpartition("<")
+    if not bracket or value[-1] != ">" or ">" in email:
+        return "", value
+    return name.strip(), email
 
 
 def _addresses(value: object, field_name: str) -> tuple[Address, ...]:

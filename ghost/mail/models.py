@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -142,22 +142,26 @@ class MailPace(TimestampMixin, Model):
     next_at: Mapped[datetime]
 
 
-def _made_before(now: datetime, column: Any) -> sa.ColumnElement[bool]:
-    """Whether a row is older than `mail.retention`: keys begin with their time."""
+def _is_old(now: datetime, table: Any) -> sa.ColumnElement[bool]:
+    """Whether nothing has happened to a row for `mail.retention`.
+
+    Keys begin with their time, and are what there is an index on; the rest is for mails that
+    waited long for theirs.
+    """
     oldest = now - timedelta(seconds=current_config().mail.retention)
-    return cast(sa.ColumnElement[bool], column < first_uuid7(oldest))
+    return sa.and_(table.c.id < first_uuid7(oldest), table.c.updated_at < oldest)
 
 
 def _is_old_message(now: datetime) -> sa.ColumnElement[bool]:
     table: Any = MailMessage.__table__
-    return sa.and_(_made_before(now, table.c.id), table.c.status.not_in(OPEN))
+    return sa.and_(_is_old(now, table), table.c.status.not_in(OPEN))
 
 
 def _is_old_batch(now: datetime) -> sa.ColumnElement[bool]:
     table: Any = MailBatch.__table__
     messages: Any = MailMessage.__table__
     has_messages = sa.exists().where(messages.c.batch_id == table.c.id)
-    return sa.and_(_made_before(now, table.c.id), ~has_messages)
+    return sa.and_(_is_old(now, table), ~has_messages)
 
 
 delete_when(MailMessage, _is_old_message)

@@ -8,12 +8,15 @@ from html import unescape
 from typing import NamedTuple
 
 MAX_INDENTS = 8  # lists and quotes inside of each other; deeper ones are not indented further
+MAX_ENDLESS_TAGS = 8
 
 _TAG_NAME = re.compile(r"[a-zA-Z][^\s/>]*+")
 _ATTRIBUTE = re.compile(
-    r"""\s*+/?+([^\s=>/"']++|["'])(?:\s*+=\s*+("[^"]*+"?|'[^']*+'?|[^\s>]++))?+""", re.DOTALL
+    r"""([^\s=>/"']++|["'])(?:\s*+=\s*+("[^"]*+"?|'[^']*+'?|[^\s>]++))?+""", re.DOTALL
 )
 _TAG_END = re.compile(r"""(?:[^>"']|"[^"]*+"|'[^']*+')*+>""")
+# Longer than any character's number; int() refuses thousands of digits.
+_TOO_HIGH = re.compile(r"&#[0-9]{4000}[0-9]++;?")
 _SPACE = re.compile(r"[ \t\r\n\f\v]+")
 _BLANK_LINES = re.compile(r"\n{3,}")
 
@@ -54,7 +57,7 @@ def to_text(html: str) -> str:
     writer = _Writer()
     for token in _tokens(html):
         if isinstance(token, str):
-            writer.text(unescape(token))
+            writer.text(_unescaped(token))
         elif token.is_end:
             writer.end(token.name)
         else:
@@ -74,7 +77,7 @@ def links_of(html: str) -> list[str]:
 # Not html.parser: in Python 3.11.7 its time grows with the square of an unfinished tag's length
 # (10 KB of "<a " took 4 s).
 def _tokens(html: str) -> Iterator[str | _Tag]:
-    position, length = 0, len(html)
+    position, length, endless = 0, len(html), 0
     while position < length:
         start = html.find("<", position)
         if start < 0:
@@ -93,8 +96,13 @@ def _tokens(html: str) -> Iterator[str | _Tag]:
                 yield "<"
                 position = start + 1
                 continue
-            end = _TAG_END.match(html, name.end())
-            if end is None:  # a quote that never ends; browsers drop what follows, too
+            end = None
+            if endless < MAX_ENDLESS_TAGS:
+                end = _TAG_END.match(html, name.end())
+            if end is None:  # a quote that never ends
+                # Each of these tags was searched to the end of the document: of many, the others
+                # are taken to end at their next ">", quoted or not.
+                endless += 1
                 position = _after(html, ">", name.end())
                 inner = html[name.end() : position]
             else:
@@ -103,6 +111,10 @@ def _tokens(html: str) -> Iterator[str | _Tag]:
             yield tag
             if tag.name in _RAW and not is_end:
                 position = yield from _raw(html, tag.name, position)
+
+
+def _unescaped(text: str) -> str:
+    return unescape(_TOO_HIGH.sub("\ufffd", text))
 
 
 def _after(html: str, mark: str, start: int) -> int:
@@ -122,7 +134,7 @@ def _raw(html: str, name: str, start: int) -> Generator[str, None, int]:
 def _attributes(inner: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in _ATTRIBUTE.findall(inner):
-        found.setdefault(name.lower(), unescape(value.strip("\"'") if value else ""))
+        found.setdefault(name.lower(), _unescaped(value.strip("\"'") if value else ""))
     return found
 
 

@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError, meta, nodes
-from jinja2.sandbox import SandboxedEnvironment
+from jinja2 import TemplateNotFound, meta, nodes
 
 from ghost.mail.rendering import (
     GHOST_FOLDER,
     SECURITY_TEMPLATES,
     Rendered,
     environment_of,
-    is_locale,
+    is_locale_of_file,
     is_template_name,
     render,
     template_folders,
 )
+from ghost.mail.sandbox import FAILURES, Sandbox, reason_of
 
 ENDS = (".subject.txt", ".txt", ".html")
 ALWAYS_THERE = frozenset(("app_name", "full_name", "inline_image"))
@@ -34,6 +34,7 @@ class TemplateInfo:
 
     :param source: `application` or `ghost`: whose subject is used.
     :param is_security: it is sent by Ghost alone.
+    :param problem: why one of its files can't be used, if so; its variables may lack some then.
     """
 
     name: str
@@ -41,6 +42,7 @@ class TemplateInfo:
     source: str
     variables: tuple[str, ...]
     is_security: bool
+    problem: str | None = None
 
 
 def list_templates() -> list[TemplateInfo]:
@@ -52,16 +54,24 @@ def list_templates() -> list[TemplateInfo]:
         name, locale, _end = file
         found.setdefault(name, set()).add(locale)
     return [
-        TemplateInfo(
-            name=name,
-            locales=tuple(sorted(locales - {""})),
-            source=_source(folders, name),
-            variables=_variables(environment, name, locales),
-            is_security=name in SECURITY_TEMPLATES,
-        )
+        _info(environment, folders, name, locales)
         for name, locales in sorted(found.items())
         if any((folder / f"{name}.subject.txt").is_file() for folder in folders)
     ]
+
+
+def _info(
+    environment: Sandbox, folders: tuple[Path, ...], name: str, locales: set[str]
+) -> TemplateInfo:
+    variables, problem = _variables(environment, name, locales)
+    return TemplateInfo(
+        name=name,
+        locales=tuple(sorted(locales - {""})),
+        source=_source(folders, name),
+        variables=variables,
+        is_security=name in SECURITY_TEMPLATES,
+        problem=problem,
+    )
 
 
 def preview(template: str, context: Mapping[str, Any], *, locale: str | None = None) -> Rendered:
@@ -110,7 +120,7 @@ def _files(folders: tuple[Path, ...]) -> Iterator[tuple[str, str, str]]:
             if end is None:
                 continue
             name, _, locale = path.name.removesuffix(end).partition(".")
-            if is_template_name(name) and (not locale or is_locale(locale)):
+            if is_template_name(name) and (not locale or is_locale_of_file(locale)):
                 yield name, locale, end
 
 
@@ -119,28 +129,40 @@ def _source(folders: tuple[Path, ...], name: str) -> str:
     return "ghost" if first == GHOST_FOLDER else "application"
 
 
-def _variables(environment: SandboxedEnvironment, name: str, locales: set[str]) -> tuple[str, ...]:
-    """What the files of a template take from the context, those that they extend included."""
+def _variables(
+    environment: Sandbox, name: str, locales: set[str]
+) -> tuple[tuple[str, ...], str | None]:
+    """What the files of a template take from the context, those that they extend included.
+
+    :returns: with what is wrong with the first of them that is broken, if any.
+    """
     needed: set[str] = set()
-    for locale in locales:
+    problems: list[str] = []
+    for locale in sorted(locales):
         stem = f"{name}.{locale}" if locale else name
         for end in ENDS:
-            used, made = _names_in(environment, stem + end, set())
+            used, made = _names_in(environment, stem + end, set(), problems)
             needed |= used - made
-    return tuple(sorted(needed - ALWAYS_THERE))
+    return tuple(sorted(needed - ALWAYS_THERE)), next(iter(problems), None)
 
 
 def _names_in(
-    environment: SandboxedEnvironment, file: str, seen: set[str]
+    environment: Sandbox, file: str, seen: set[str], problems: list[str]
 ) -> tuple[set[str], set[str]]:
-    """The names that a file uses and does not make, and those that it makes for its children."""
+    """The names that a file uses and does not make, and those that it makes for its children.
+
+    :param problems: gets what is wrong with files that are broken.
+    """
     seen.add(file)
     try:
         source, _, _ = environment.loader.get_source(environment, file)  # type: ignore[union-attr]
-        tree = environment.parse(source)
-    except TemplateError:  # it is not there, or is broken: its preview says how
+        tree = environment.parse(source, file)
+        used = set(meta.find_undeclared_variables(tree))
+    except TemplateNotFound:
         return set(), set()
-    used = set(meta.find_undeclared_variables(tree))
+    except FAILURES as error:
+        problems.append(reason_of(error))
+        return set(), set()
     made = {
         target.name
         for assignment in tree.find_all(nodes.Assign)
@@ -149,6 +171,6 @@ def _names_in(
     } | {macro.name for macro in tree.find_all(nodes.Macro)}
     for referenced in meta.find_referenced_templates(tree):
         if referenced is not None and referenced not in seen:
-            more_used, more_made = _names_in(environment, referenced, seen)
+            more_used, more_made = _names_in(environment, referenced, seen, problems)
             used, made = used | more_used, made | more_made
     return used, made

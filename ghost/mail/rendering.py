@@ -12,23 +12,19 @@ from typing import Any
 
 from css_inline import CSSInliner, InlineError
 from jinja2 import (
-    BaseLoader,
-    FileSystemLoader,
     StrictUndefined,
     Template,
-    TemplateError,
     TemplateNotFound,
-    TemplateSyntaxError,
-    UndefinedError,
     select_autoescape,
 )
-from jinja2.sandbox import SandboxedEnvironment
+from sqlalchemy.exc import SQLAlchemyError
 
 from ghost.config import current_config
 from ghost.errors import ValidationFailed
 from ghost.jobs import Permanent
 from ghost.mail.messages import Attachment
 from ghost.mail.plaintext import to_text
+from ghost.mail.sandbox import FAILURES, MAX_CHARACTERS, Files, Sandbox, reason_of
 
 GHOST_FOLDER = Path(__file__).parent / "templates"
 # Mails that hold a usable link or code, or warn of what was done with one. Whoever may send mail
@@ -36,7 +32,6 @@ GHOST_FOLDER = Path(__file__).parent / "templates"
 SECURITY_TEMPLATES = frozenset(
     ("verify-email", "reset-password", "invitation", "password-changed", "email-changed")
 )
-MAX_CHARACTERS = 2_000_000  # of one rendered file
 MAX_IMAGE_BYTES = 1024 * 1024
 MAX_IMAGES = 20
 MAX_DEPTH = 100  # elements inside of each other
@@ -55,10 +50,10 @@ _IMAGES = {
 }
 # Whoever registers chooses both the address and the name: a name may not carry an advertisement
 # with a link to a stranger's mailbox.
-_LOOKS_LIKE_A_LINK = re.compile(r"[:/@\\]|www\.|\w\.\w{2}", re.IGNORECASE)
-# What the values of a context can do to an expression. Errors of a database, which an object of
-# the context may ask, are not the template's, and pass.
-_FAILURES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+_LOOKS_LIKE_A_LINK = re.compile(
+    r"[:/@\\]|www\.|\w\.\w{2}", re.IGNORECASE
+)  # Nor may a value hold it in a subject.
+_VALUES_LINE_END = "\v"
 
 # Nothing is loaded from anywhere; what can't be inlined (media queries) stays in its <style>.
 _OPEN_TAG = re.compile(r'<[a-zA-Z][^\s/>]*+(?:\s++[^\s=>/"]++(?:="[^"]*+")?)*+\s*+/?>')
@@ -119,7 +114,8 @@ def render(template: str, context: Mapping[str, Any], *, locale: str | None = No
 
     A template `welcome` is the files `welcome.subject.txt`, `welcome.txt` and `welcome.html`; one
     of the last two may be missing, and the text is then made from the HTML. For the locale
-    `de-AT`, `welcome.de-AT.txt` and `welcome.de.txt` are tried first. A file of the same name in
+    `de-AT`, written in any case, `welcome.de-AT.txt` and `welcome.de.txt` are tried first; an HTML
+    that is closer to it than the text gives the text, too. A file of the same name in
     the folder `mail.templates` wins over Ghost's. The HTML is escaped and its style sheet moved
     to the elements; a missing variable is an error; `app_name` is always there, and `full_name`
     may be left out.
@@ -129,20 +125,22 @@ def render(template: str, context: Mapping[str, Any], *, locale: str | None = No
     """
     folders = template_folders()
     environment = environment_of(folders)
+    subjects = _subject_environment_of(folders)
     stems = _stems(template, locale)
     values = {"app_name": current_config().app.name, "full_name": None, **context}
 
-    def find(suffix: str) -> Template | None:
+    def find(suffix: str, environment: Sandbox = environment) -> Template | None:
         return _find(environment, template, [stem + suffix for stem in stems])
 
-    subject, text, html = find(".subject.txt"), find(".txt"), find(".html")
+    subject, text, html = find(".subject.txt", subjects), find(".txt"), find(".html")
     if subject is None:
         raise UnknownTemplate(f"There is no mail template {template!r}.")
     if text is None and html is None:
         raise UnknownTemplate(f"The mail template {template!r} has neither a text nor an HTML.")
-    # Only the file's own line end goes: one inside the subject came from a value, and is refused
-    # when the message is made.
-    filled_subject = _fill(template, subject, values).strip(" \n")
+    if text is not None and html is not None and _rank(html, stems) < _rank(text, stems):
+        text = None  # it would be in another language
+    # Only the file's own line ends go: those of values are refused when the message is made.
+    filled_subject = _fill(template, subject, values).strip(" \n").replace(_VALUES_LINE_END, "\n")
     images = _Images(folders)
     filled_html = None
     if html is not None:
@@ -160,6 +158,11 @@ def is_template_name(name: str) -> bool:
 def is_locale(locale: str) -> bool:
     """Tell whether this is a language, with or without a region: `de`, `de-AT`, `de_AT`."""
     return _LOCALE.match(locale) is not None
+
+
+def is_locale_of_file(locale: str) -> bool:
+    """Tell whether a file whose name has this locale is found: `de-AT`, but not `de_AT`."""
+    return is_locale(locale) and f"x.{locale}" in _stems("x", locale)
 
 
 def duration(seconds: float) -> str:
@@ -187,11 +190,10 @@ def template_folders() -> tuple[Path, ...]:
 
 
 @lru_cache(maxsize=8)
-def environment_of(folders: tuple[Path, ...]) -> SandboxedEnvironment:
+def environment_of(folders: tuple[Path, ...]) -> Sandbox:
     """The Jinja environment of these folders; a context may hold objects, so it is sandboxed."""
-    loader: BaseLoader = FileSystemLoader(folders)
-    environment = SandboxedEnvironment(
-        loader=loader,
+    environment = Sandbox(
+        loader=Files(folders),
         autoescape=select_autoescape(["html"], default=False),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -203,24 +205,43 @@ def environment_of(folders: tuple[Path, ...]) -> SandboxedEnvironment:
     return environment
 
 
+@lru_cache(maxsize=8)
+def _subject_environment_of(folders: tuple[Path, ...]) -> Sandbox:
+    """The environment of subjects, in which line ends of values differ from those of files."""
+
+    def mark_line_ends(value: object) -> str:
+        return str(value).replace("\n", _VALUES_LINE_END)
+
+    return environment_of(folders).overlay(finalize=mark_line_ends)
+
+
 def _stems(template: str, locale: str | None) -> list[str]:
     if not is_template_name(template):
         raise UnknownTemplate(f"There is no mail template {template[:100]!r}.")
     found = _LOCALE.match(locale or "")
     if not found:
         return [template]
-    language, region = found.groups()
-    regional = [f"{template}.{language}-{region}"] if region else []
-    return [*regional, f"{template}.{language}", template]
+    language, region = found[1].lower(), found[2]
+    # The usual spelling of a region first (`de-AT`), then others, then that of scripts (`zh-Hant`).
+    regions = (region.upper(), region.lower(), region.title()) if region else ()
+    locales = dict.fromkeys((*(f"{language}-{one}" for one in regions), language))
+    return [*(f"{template}.{one}" for one in locales), template]
 
 
-def _find(environment: SandboxedEnvironment, template: str, names: list[str]) -> Template | None:
+def _rank(template: Template, stems: list[str]) -> int:
+    """How far a file is from the locale that was asked for."""
+    return next(
+        rank for rank, stem in enumerate(stems) if template.name in (f"{stem}.txt", f"{stem}.html")
+    )
+
+
+def _find(environment: Sandbox, template: str, names: list[str]) -> Template | None:
     try:
         return environment.select_template(names)
     except TemplateNotFound:
         return None
-    except TemplateError as error:
-        raise TemplateFailed(template, _reason(error)) from error
+    except FAILURES as error:
+        raise TemplateFailed(template, reason_of(error)) from error
 
 
 def _fill(name: str, template: Template, values: Mapping[str, Any]) -> str:
@@ -231,22 +252,11 @@ def _fill(name: str, template: Template, values: Mapping[str, Any]) -> str:
             length += len(piece)
             if length > MAX_CHARACTERS:
                 raise ValueError(f"it is longer than {MAX_CHARACTERS} characters")
-    except (TemplateError, *_FAILURES) as error:
-        raise TemplateFailed(name, _reason(error)) from error
+    except SQLAlchemyError:  # some of them are a KeyError, too
+        raise
+    except FAILURES as error:
+        raise TemplateFailed(name, reason_of(error)) from error
     return "".join(pieces)
-
-
-def _reason(error: Exception) -> str:
-    """Say what is wrong with a template or its context, without the words of other libraries."""
-    if isinstance(error, TemplateNotFound):
-        return f"It uses the file {error.name!r}, which is not there."
-    if isinstance(error, TemplateSyntaxError):
-        return f"{error.name}, line {error.lineno}: {error.message}"
-    if isinstance(error, UndefinedError):
-        return f"{error.message}."
-    if type(error) is ValueError:  # ours, most of them
-        return f"{error}."
-    return f"A value is not of the kind that it needs ({type(error).__name__})."
 
 
 def _with_inlined_style(name: str, html: str) -> str:

@@ -14,6 +14,8 @@ from ghost.config import Config, current_config
 from ghost.database import db
 from ghost.errors import Conflict, NotFound
 from ghost.jobs.context import origin
+from ghost.jobs.runner import LEASE_SECONDS
+from ghost.mail import batch_ledger, jobs
 from ghost.mail.composers import find_composer
 from ghost.mail.delivery import sender_of
 from ghost.mail.jobs import deliver
@@ -206,6 +208,10 @@ def get_message(message_id: UUID) -> MailMessage:
     return row
 
 
+# Why a mail failed that somebody may still be sending.
+PERHAPS_SENT = (jobs.CANCELED_WHILE_SENDING, batch_ledger.CANCELED_WHILE_SENDING)
+
+
 def send_secure_mail(composer: str, to: AddressLike, ids: Mapping[str, Any]) -> MailMessage:
     """Send a mail that holds a usable link or code, or has to arrive even so.
 
@@ -224,6 +230,8 @@ def send_secure_mail(composer: str, to: AddressLike, ids: Mapping[str, Any]) -> 
 def retry(message_id: UUID) -> MailMessage:
     """Try a message that failed again, as often as a new one.
 
+    One that was canceled while it was being sent waits until whoever sends it has surely ended.
+
     :raises NotFound: there is none.
     :raises Conflict: it did not fail.
     """
@@ -232,7 +240,10 @@ def retry(message_id: UUID) -> MailMessage:
         raise NotFound
     if row.status != FAILED:
         raise Conflict(f"This mail is {row.status}; only failed ones are tried again.")
-    row.job_id = deliver.enqueue(row.id)
+    if row.error in PERHAPS_SENT:
+        row.job_id = deliver.enqueue_in(LEASE_SECONDS, row.id)
+    else:
+        row.job_id = deliver.enqueue(row.id)
     row.status, row.error, row.refused = QUEUED, None, {}
     db.session.flush()
     return row

@@ -9,6 +9,7 @@ import base64
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, cast
@@ -31,6 +32,9 @@ MAX_AHEAD = timedelta(minutes=10)
 FETCH_SECONDS = 3.0
 FETCH_BYTES = 64 * 1024
 FAILURE_SECONDS = 30.0
+WAIT_SECONDS = 1.0  # for the fetch of another certificate
+MAX_FAILURES = 30
+WINDOW_SECONDS = 60.0
 MAX_CERTIFICATES = 16
 
 NOTIFICATION = "Notification"
@@ -103,8 +107,9 @@ def fetch(url: str, *, seconds: float = FETCH_SECONDS, ca_file: str | None = Non
 class Certificates:
     """Certificates by their URL, each fetched once.
 
-    Only one is fetched at a time, so that forged messages can't take up all threads, and one that
-    could not be had is not asked for again for half a minute.
+    Only one is fetched at a time, and nobody waits long for another one, so that forged messages
+    can't take up all threads. One that could not be had is not asked for again for half a minute,
+    and after 30 failures within a minute no other one is either. Those that are kept always count.
 
     :param fetch: gets a URL's bytes, or raises `NotFetched`.
     """
@@ -117,6 +122,7 @@ class Certificates:
         self._fetch, self._clock = fetch, clock
         self._kept: dict[str, x509.Certificate] = {}
         self._failed: dict[str, Failure] = {}
+        self._failed_at: deque[float] = deque(maxlen=MAX_FAILURES)
         self._fetching = threading.Lock()
 
     def get(self, url: str) -> x509.Certificate:
@@ -125,18 +131,28 @@ class Certificates:
         :raises Forged: there is none.
         :raises ServiceUnavailable: it can't be had now, or another one is being fetched.
         """
+        if kept := self._known(url):
+            return kept
+        # Briefly: what somebody made up is refused in a moment, and a genuine message comes next.
+        if not self._fetching.acquire(timeout=WAIT_SECONDS):
+            raise ServiceUnavailable
+        try:
+            return self._known(url) or self._load(url)
+        finally:
+            self._fetching.release()
+
+    def _known(self, url: str) -> x509.Certificate | None:
         kept = self._kept.get(url)
         if kept is not None:
             return kept
+        now = self._clock()
         failed = self._failed.get(url)
-        if failed is not None and self._clock() < failed.until:
+        if failed is not None and now < failed.until:
             raise failed.error
-        if not self._fetching.acquire(blocking=False):
+        failures = self._failed_at
+        if len(failures) == MAX_FAILURES and now < failures[0] + WINDOW_SECONDS:
             raise ServiceUnavailable
-        try:
-            return self._kept.get(url) or self._load(url)
-        finally:
-            self._fetching.release()
+        return None
 
     def _load(self, url: str) -> x509.Certificate:
         try:
@@ -157,6 +173,7 @@ class Certificates:
         logger.bind(url=url).warning("a certificate of SNS could not be had")
         _make_room(self._failed)
         self._failed[url] = Failure(self._clock() + FAILURE_SECONDS, error)
+        self._failed_at.append(self._clock())
         return error()
 
 

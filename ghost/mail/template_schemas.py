@@ -24,6 +24,11 @@ class TemplateSchema(Schema):
     is_security = Boolean(
         required=True, metadata={"description": "Sent by Ghost itself alone; never by the API."}
     )
+    problem = fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Why one of its files can't be used, if so."},
+    )
 
 
 class NewPreview(Schema):

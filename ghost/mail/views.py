@@ -61,6 +61,7 @@ def get_message(message_id: UUID) -> MailMessage:
 
 @bp.post("/messages/<uuid:message_id>/retry")
 @permissions_required("mail:send")
+@rate_limit("mail.send_limit", key=caller_or_source)
 @bp.errors(NotFound, Conflict)
 @bp.response(200, MailMessageSchema)
 def retry_message(message_id: UUID) -> MailMessage:

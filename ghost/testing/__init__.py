@@ -206,14 +206,22 @@ def app(
 @pytest.fixture
 def make_app(
     app_factory: Factory, app_settings: Mapping[str, Any]
-) -> Callable[[Mapping[str, Any]], Flask]:
+) -> Iterator[Callable[[Mapping[str, Any]], Flask]]:
     """Build another application of its own: `make_app({"ratelimit": {"enabled": True}})`.
 
     It has the test's database, if nothing else is said; ask for `app` too when that must be there.
     """
-    from ghost.testing.applications import build, merged
+    from ghost.testing.applications import build, close, merged
 
-    return lambda config: build(app_factory, merged(app_settings, config))
+    made: list[Flask] = []
+
+    def make(config: Mapping[str, Any]) -> Flask:
+        made.append(build(app_factory, merged(app_settings, config)))
+        return made[-1]
+
+    yield make
+    for application in made:
+        close(application)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from flask import Flask
 from ghost.app import create_app
 from ghost.config import set_config
 from ghost.config_sources import SHORT_NAMES
-from ghost.database import db_manager
+from ghost.database import db, db_manager
 
 Settings = Mapping[str, Any]
 Factory = Callable[[Settings], Flask]
@@ -108,6 +108,8 @@ class Applications:
         """An application with these settings, made the process's own."""
         key = (factory, json.dumps(settings, sort_keys=True, default=str))
         if self._app is None or key != self._key:
+            if self._app is not None:
+                close(self._app)
             self._app = build(factory, settings)
             self._key = key
         # Another one may have been made since: get_config() and db_manager answer for the newest.
@@ -129,6 +131,13 @@ def build(factory: Factory, settings: Settings) -> Flask:
             "replace it: move database.url to config.yaml or DATABASE_URL."
         )
     return app
+
+
+def close(app: Flask) -> None:
+    """Close the connections of an application that is not needed any more: a server has few."""
+    with app.app_context():
+        for engine in db.engines.values():
+            engine.dispose()
 
 
 def _name(url: str) -> str:

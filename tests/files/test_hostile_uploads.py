@@ -37,16 +37,18 @@ def timed(act: Callable[[], Any]) -> tuple[Any, float]:
 def test_hostile_pictures_are_refused_in_time(
     ada: Client, upload: Upload, stored_keys: Keys
 ) -> None:
+    stored = 0
     for name, content in refused():
         response, seconds = timed(lambda content=content: upload(ada, content, "picture"))
 
         assert seconds < SECONDS, name
-        if response.status_code == 201:  # six letters are a text
-            assert (name, response.json["data"]["content_type"]) == ("GIF89a alone", "text/plain")
+        if response.status_code == 201:  # no picture, but a document or six letters of text
+            assert response.json["data"]["category"] in ("document", "text", "archive"), name
+            stored += 1
             continue
         assert response.status_code in (413, 415, 422), (name, response.text)
         assert response.json["message"], name
-    assert len(stored_keys()) == 1
+    assert len(stored_keys()) == stored < 5
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from stored_files import FileFactory
 
@@ -108,6 +109,32 @@ def test_a_savepoint_that_is_rolled_back_takes_its_bytes_with_it(
 
     assert stored_keys() == [kept.key, also_kept.key]
     assert used_by(app, owner_id) == 8
+
+
+def test_a_commit_of_which_nobody_knows_is_left_to_the_sweeper(
+    app: Flask, stored_keys: Keys
+) -> None:
+    """The connection breaks after the commit was sent: the row may well be there."""
+    owner_id = uuid7()
+
+    def commit_and_break(connection: sa.Connection) -> None:
+        connection.connection.dbapi_connection.commit()  # type: ignore[union-attr]
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql("COMMIT")
+        raise sa.exc.OperationalError(None, None, Exception("the connection is gone"))
+
+    with app.app_context():
+        file = store([b"Hello"], owner_id=owner_id, filename="a.txt")
+        sa.event.listen(db.session.connection(), "commit", commit_and_break)
+        with pytest.raises(sa.exc.OperationalError):
+            db.session.commit()
+        db.session.rollback()
+        db.session.remove()
+
+    assert stored_keys() == [file.key]
+    with app.app_context():
+        assert db.session.get(StoredFile, file.id) is not None
+        assert sweep.sweep_portion(utcnow().replace(year=2100)).orphans == 0
 
 
 def test_a_released_reservation_makes_room_for_its_file(app: Flask) -> None:

@@ -22,7 +22,6 @@ from ghost.files.types import (
     TypeRefused,
     category_of,
     is_allowed,
-    needs_whole,
     recognize,
 )
 
@@ -46,7 +45,7 @@ def look(
     allowed: tuple[str, ...] = ALLOWED_TYPES,
 ) -> Content:
     sniffer = sniffed(content)
-    whole = io.BytesIO(content) if needs_whole(sniffer.head) else None
+    whole = io.BytesIO(content) if sniffer.needs_whole else None
     return recognize(
         sniffer, whole, filename=filename, declared_type=declared_type, allowed=allowed,
         limits=Limits(),

@@ -38,6 +38,11 @@ def wait_until(
         time.sleep(0.02)
 
 
+def has_begun(out: Path) -> bool:
+    """Tell whether a job has written its first line, and not only opened the file."""
+    return out.exists() and out.stat().st_size > 0
+
+
 class Ledger:
     """The rows of the jobs, read and changed from outside."""
 

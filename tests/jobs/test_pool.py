@@ -10,7 +10,7 @@ from pathlib import Path
 
 import job_samples as samples
 import pytest
-from job_helpers import is_running, wait_until
+from job_helpers import has_begun, is_running, wait_until
 from redis import Redis
 
 from ghost import db
@@ -162,7 +162,7 @@ def test_a_killed_child_takes_only_its_own_job_with_it(start, enqueue, ledger, o
     other_out = tmp_path / "other"
     doomed = enqueue(samples.last, str(out), 2.0)
     other = enqueue(samples.last, str(other_out), 2.0)
-    wait_until(lambda: out.exists() and other_out.exists())
+    wait_until(lambda: has_begun(out) and has_begun(other_out))
     victim = int(out.read_text().split()[1])
 
     os.kill(victim, signal.SIGKILL)
@@ -179,7 +179,7 @@ def test_a_job_that_can_only_be_killed_does_not_hold_up_the_other_place(
 ):
     start("flask", "worker", "--processes", "2")
     stubborn = enqueue(samples.never_end, str(out))
-    wait_until(out.exists)
+    wait_until(lambda: has_begun(out))
     for _ in range(20):
         enqueue(samples.last, str(tmp_path / "others"), 0.1)
     wait_until(lambda: ledger.statuses().count("finished") == 20, 6)
@@ -289,7 +289,7 @@ def test_processes_can_be_started_anew_instead_of_forked(start, enqueue, ledger,
 def test_children_that_were_started_anew_end_with_their_parent(start, enqueue, out):
     worker = start("flask", "worker", "--spawn", "--processes", "1")
     enqueue(samples.last, str(out), 60.0)
-    wait_until(out.exists)
+    wait_until(lambda: has_begun(out))
     (child,) = worker.children()
 
     worker.signal(signal.SIGKILL)

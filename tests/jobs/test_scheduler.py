@@ -22,7 +22,7 @@ from ghost.logging import logger
 from ghost.models import utcnow
 from ghost.testing.servers import PostgreSQL
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.each_database]
 
 
 @pytest.fixture

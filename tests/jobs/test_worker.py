@@ -10,7 +10,7 @@ from datetime import timedelta
 import job_samples as samples
 import pytest
 import sqlalchemy as sa
-from job_helpers import Bomb, forge, is_running, run_burst, wait_until
+from job_helpers import Bomb, forge, has_begun, is_running, run_burst, wait_until
 from rq.job import Job as RQJob
 from rq.queue import Queue as RQQueue
 from rq.serializers import JSONSerializer
@@ -401,7 +401,7 @@ def test_a_worker_has_no_command_channel(app, redis):
 def test_a_stopped_worker_finishes_its_job_and_takes_no_more(start_worker, enqueue, ledger, out):
     worker = start_worker()
     enqueue(samples.last, str(out), 2.0)
-    wait_until(out.exists)
+    wait_until(lambda: has_begun(out))
     enqueue(samples.write, str(out))
 
     worker.signal(signal.SIGTERM)
@@ -415,7 +415,7 @@ def test_a_stopped_worker_finishes_its_job_and_takes_no_more(start_worker, enque
 def test_sigterm_for_all_its_processes_ends_no_job_either(start_worker, enqueue, ledger, out):
     worker = start_worker()
     enqueue(samples.last, str(out), 2.0)
-    wait_until(out.exists)
+    wait_until(lambda: has_begun(out))
 
     for pid in (worker.pid, *worker.children()):
         os.kill(pid, signal.SIGTERM)
@@ -428,7 +428,7 @@ def test_sigterm_for_all_its_processes_ends_no_job_either(start_worker, enqueue,
 def test_a_job_can_see_that_its_worker_stops(start_worker, enqueue, ledger, out):
     worker = start_worker()
     enqueue(samples.heed, str(out))
-    wait_until(out.exists)
+    wait_until(lambda: has_begun(out))
 
     for pid in (worker.pid, *worker.children()):
         os.kill(pid, signal.SIGTERM)
@@ -442,7 +442,7 @@ def test_a_job_can_see_that_its_worker_stops(start_worker, enqueue, ledger, out)
 def test_a_second_signal_gives_the_running_job_back(start_worker, enqueue, ledger, out):
     worker = start_worker()
     job_id = enqueue(samples.last, str(out), 60.0)
-    wait_until(out.exists)
+    wait_until(lambda: has_begun(out))
 
     worker.signal(signal.SIGTERM)
     time.sleep(1.2)
@@ -460,7 +460,7 @@ def test_a_job_that_outlasts_the_wait_of_a_stopped_worker_is_given_back(
 ):
     worker = start_worker(GHOST_JOBS__STOP_TIMEOUT="1")
     job_id = enqueue(samples.last, str(out), 4.0)
-    wait_until(out.exists)
+    wait_until(lambda: has_begun(out))
     child = int(out.read_text().split()[1])
 
     worker.signal(signal.SIGTERM)
@@ -491,7 +491,7 @@ def test_an_idle_worker_stops_at_once(start_worker, redis):
 def test_the_job_of_a_killed_worker_runs_again_after_its_lease(start_worker, enqueue, ledger, out):
     worker = start_worker()
     job_id = enqueue(samples.last, str(out), 3.0)
-    wait_until(out.exists)
+    wait_until(lambda: has_begun(out))
     for pid in (*worker.children(), worker.pid):
         os.kill(pid, signal.SIGKILL)
     worker.wait()
@@ -512,7 +512,7 @@ def test_the_job_of_a_killed_worker_runs_again_after_its_lease(start_worker, enq
 def test_a_job_ends_with_its_worker(start_worker, enqueue, out):
     worker = start_worker()
     enqueue(samples.last, str(out), 60.0)
-    wait_until(out.exists)
+    wait_until(lambda: has_begun(out))
     (child,) = worker.children()
 
     worker.signal(signal.SIGKILL)
@@ -543,7 +543,7 @@ def test_two_workers_never_run_one_job_at_the_same_time(start_worker, enqueue, l
 def test_a_worker_outlives_redis(start_worker, enqueue, ledger, out, redis_server):
     worker = start_worker()
     enqueue(samples.last, str(out), 3.0)
-    wait_until(out.exists)
+    wait_until(lambda: has_begun(out))
 
     redis_server.stop()  # in mid-job
     ledger.wait_for("finished")

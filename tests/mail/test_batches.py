@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -11,13 +12,15 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 from sinks import Sink
+from sqlalchemy.exc import OperationalError
 
 from ghost.database import db
 from ghost.errors import Conflict, ValidationFailed
 from ghost.jobs import control, runner
 from ghost.jobs.models import Job
-from ghost.jobs.sweep import settle_killed
-from ghost.mail import MailBatch, MailMessage, mail_failed, mail_sent
+from ghost.jobs.sweep import make_sweeper, settle_killed
+from ghost.mail import MailBatch, MailMessage, batch_jobs, mail_failed, mail_sent
+from ghost.mail.batch_ledger import BatchLedger
 from ghost.mail.batches import cancel_batch, get_batch, send_bulk
 from ghost.mail.suppression import suppress
 from ghost.models import utcnow
@@ -28,6 +31,7 @@ from ghost.testing.factories import UserFactory
 pytestmark = pytest.mark.integration
 
 URL = "/api/v1/mail"
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(8)
 
 
 @pytest.fixture(scope="session")
@@ -122,6 +126,20 @@ def test_everybody_gets_a_mail_of_their_own(session: Any, jobs: Jobs, mailbox: M
     found = get_batch(batch.id)
     assert (found.status, found.total, found.sent) == ("finished", 2, 2)
     assert found.finished_at is not None
+
+
+def test_the_images_of_a_template_travel_with_each_mail(
+    session: Any, jobs: Jobs, mailbox: Mailbox, templates: Path
+) -> None:
+    (templates / "gallery.subject.txt").write_text("Pictures for {{ name }}\n")
+    (templates / "gallery.html").write_text("<img src=\"{{ inline_image('logo.png') }}\">")
+    (templates / "logo.png").write_bytes(PNG)
+
+    send_bulk("gallery", people("ada", "grace"))
+    session.commit()
+    jobs.run_all()
+
+    assert [[file.content for file in message.attachments] for message in mailbox] == [[PNG]] * 2
 
 
 def test_a_rollback_leaves_nothing(session: Any, jobs: Jobs) -> None:
@@ -244,6 +262,51 @@ def test_a_mail_that_can_not_be_made_fails_alone(
     assert "name" in (messages_of(batch)[1].error or "")
 
 
+def test_a_mail_whose_making_breaks_fails_alone(
+    session: Any, jobs: Jobs, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = send_bulk("news", people("ada", "bob", "grace"))
+    session.commit()
+    real = batch_jobs.render
+
+    def render(template: str, context: Mapping[str, Any], **options: Any) -> Any:
+        if context["name"] == "Bob":
+            raise MemoryError
+        return real(template, context, **options)
+
+    monkeypatch.setattr(batch_jobs, "render", render)
+    jobs.run_all()
+
+    assert statuses(batch) == ["sent", "failed", "sent"]
+    assert messages_of(batch)[1].error == "This mail could not be made."
+
+
+@pytest.mark.parametrize("value", [utcnow(), float("nan"), {1}])
+def test_a_context_that_can_not_be_stored_is_refused(session: Any, value: object) -> None:
+    with pytest.raises(ValidationFailed) as raised:
+        send_bulk("news", [*people("ada"), ("bob@example.org", {"name": value})])
+
+    assert raised.value.details == {"json": {"recipients": {"1": {"context": ["Not JSON."]}}}}
+
+
+def test_who_only_reads_when_told_of_a_failure_holds_nothing_up(
+    app: Flask, session: Any, jobs: Jobs, mailbox: Mailbox
+) -> None:
+    suppress("ada@example.org", "manual")
+    batch = send_bulk("news", people("ada", "grace"))
+    session.commit()
+
+    def read(_app: Any, *, row_id: Any, **_values: Any) -> None:
+        assert db.session.get(MailMessage, row_id) is not None
+
+    began = time.monotonic()
+    with mail_failed.connected_to(read):
+        jobs.run_all()
+
+    assert statuses(batch) == ["failed", "sent"]
+    assert time.monotonic() - began < 5
+
+
 def test_every_outcome_is_told(session: Any, app: Flask, jobs: Jobs) -> None:
     told = []
 
@@ -340,6 +403,16 @@ class TestWhileTheServerIsAway:
         assert [message.attempts for message in messages_of(batch)] == [1, 1, 1, 1]
         assert statuses(batch) == ["queued"] * 4
 
+    def test_the_attempts_of_one_mail_take_minutes(self, session: Any, jobs: Jobs) -> None:
+        batch = send_bulk("news", people("ada"))
+        session.commit()
+        jobs.run_all()
+
+        again_at = messages_of(batch)[0].send_at
+
+        assert again_at is not None
+        assert 10 < (again_at - utcnow()).total_seconds() <= 30
+
     def test_the_wait_between_rounds_grows(self, session: Any, jobs: Jobs) -> None:
         batch = send_bulk("news", people(*"abcdefgh"))
         session.commit()
@@ -433,6 +506,16 @@ def put_aside(batch: MailBatch, jobs: Jobs) -> None:
     assert outcome == "failed"
 
 
+def end_job(batch: MailBatch, end: str) -> None:
+    """End the batch's job, as a process does that is killed before it can tell anybody."""
+    of_batch = Job.id == batch.job_id
+    values = {"status": "failed", "finished_at": utcnow(), "error": "it was killed"}
+    db.session.execute(sa.update(Job).where(of_batch).values(values))
+    if end == "deleted":
+        db.session.execute(sa.delete(Job).where(of_batch))
+    db.session.commit()
+
+
 def test_when_its_job_is_put_aside_what_is_left_has_failed(session: Any, jobs: Jobs) -> None:
     batch = send_bulk("news", people("ada", "grace"))
     session.commit()
@@ -442,6 +525,33 @@ def test_when_its_job_is_put_aside_what_is_left_has_failed(session: Any, jobs: J
     assert statuses(batch) == ["failed", "failed"]
     assert "job failed: killed" in (messages_of(batch)[0].error or "")
     assert get_batch(batch.id).status == "finished"
+
+
+@pytest.mark.parametrize("end", ["failed", "deleted"])
+def test_the_sweep_ends_a_batch_whose_job_is_over_and_told_nobody(session: Any, end: str) -> None:
+    lost, other = send_bulk("news", people("ada")), send_bulk("news", people("grace"))
+    end_job(lost, end)
+
+    make_sweeper("test").repair(utcnow())
+
+    assert (statuses(lost), statuses(other)) == (["failed"], ["queued"])
+    assert get_batch(lost.id).status == "finished"
+    words = "it was killed" if end == "failed" else "it was over before the batch was"
+    assert messages_of(lost)[0].error == f"The batch's job failed: {words}"
+
+
+def test_the_sweep_goes_on_with_a_batch_whose_job_is_gone_in_the_middle_of_a_mail(
+    session: Any, jobs: Jobs, mailbox: Mailbox
+) -> None:
+    batch = send_bulk("news", people("ada", "grace"))
+    session.commit()
+    interrupt(batch)
+    end_job(batch, "failed")
+
+    make_sweeper("test").repair(utcnow())
+    jobs.run_all()
+
+    assert statuses(batch) == ["sent", "sent"]
 
 
 def test_when_its_job_is_put_aside_for_one_mail_the_others_are_sent(
@@ -529,6 +639,47 @@ def test_an_outcome_outlives_the_connection_to_the_database(
 
 
 # --- Canceling ------------------------------------------------------------------------------------
+
+
+def test_an_outcome_outlives_a_failure_of_what_comes_after_it(
+    session: Any, jobs: Jobs, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = send_bulk("news", people("ada", "grace"))
+    session.commit()
+    real = BatchLedger.fresh
+
+    def fresh(self: BatchLedger, after: Any) -> Any:
+        if after != batch_jobs.FIRST and len(mailbox) == 2:
+            raise OperationalError("SELECT", {}, Exception("the server is shutting down"))
+        return real(self, after)
+
+    monkeypatch.setattr(BatchLedger, "fresh", fresh)
+    jobs.run_all(may_fail=True)
+
+    assert statuses(batch) == ["sent", "sent"]
+
+
+def test_a_claim_whose_answer_is_lost_costs_no_attempt(
+    session: Any, jobs: Jobs, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = send_bulk("news", people("ada", "bob", "grace"))
+    session.commit()
+    real, calls = BatchLedger.claim, []
+
+    def claim(self: BatchLedger, *values: Any) -> Any:
+        answer = real(self, *values)
+        calls.append(values)
+        if len(calls) == 2:
+            raise OperationalError("UPDATE", {}, Exception("server closed the connection"))
+        return answer
+
+    monkeypatch.setattr(BatchLedger, "claim", claim)
+    monkeypatch.setattr(batch_jobs, "RECORD_PAUSE_SECONDS", 0.01)
+    jobs.run_all()
+
+    assert len(mailbox) == 3
+    assert [(one.status, one.attempts) for one in messages_of(batch)] == [("sent", 1)] * 3
+    assert get_batch(batch.id).status == "finished"
 
 
 def test_a_canceled_batch_sends_nothing_more(session: Any, jobs: Jobs, mailbox: Mailbox) -> None:
@@ -695,6 +846,18 @@ def test_a_full_batch_fits_into_a_body_and_more_does_not(boss: Client) -> None:
     assert fits.json["data"]["queued"] == 10_000
     assert too_long.status_code == 413
     assert elsewhere.status_code == 413
+
+
+def test_too_many_recipients_are_refused_unread(boss: Client) -> None:
+    began = time.monotonic()
+
+    response = boss.post(f"{URL}/bulk", json={"template": "news", "recipients": [{}] * 1_000_000})
+
+    assert response.status_code == 422
+    assert response.json["error"]["details"] == {
+        "json": {"recipients": ["There are more than 10,000."]}
+    }
+    assert time.monotonic() - began < 10
 
 
 def test_a_batch_is_canceled_over_http(boss: Client) -> None:

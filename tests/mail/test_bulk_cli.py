@@ -16,6 +16,8 @@ from flask import Flask
 from ghost.database import db
 from ghost.mail import MailBatch
 from ghost.mail.batch_cli import read_rows
+from ghost.mail.batches import cancel_batch
+from ghost.models import uuid7
 from ghost.testing.background import Jobs, Mailbox
 
 pytestmark = pytest.mark.integration
@@ -182,14 +184,21 @@ def test_the_batch_is_followed_until_it_is_over(
     assert len(mailbox) == 2
 
 
+def test_an_unknown_batch_can_not_be_canceled(app: Flask) -> None:
+    result = app.test_cli_runner().invoke(args=["mail", "cancel-bulk", str(uuid7())])
+
+    assert result.exit_code == 1
+    assert "There is no such batch." in result.output
+
+
 def test_what_failed_is_an_exit_status(
     send: Callable[..., Result], app: Flask, jobs: Jobs, in_background: Any
 ) -> None:
     def cancel() -> None:
         with app.app_context():
-            batch_id = db.session.scalar(sa.select(MailBatch.id))
-            db.session.rollback()
-        app.test_cli_runner().invoke(args=["mail", "cancel-bulk", str(batch_id)])
+            # Not by the command: two of them at once would share one standard output.
+            cancel_batch(db.session.scalars(sa.select(MailBatch.id)).one())
+            db.session.commit()
 
     in_background(cancel)
 

@@ -19,6 +19,8 @@ HELLO = {"to": ["ada@example.org"], "subject": "Hello", "text": "It works."}
 BREAKERS = {
     "CRLF": "\r\nBcc: eve@example.org",
     "LF": "\nBcc: eve@example.org",
+    "LF at the end": "\n",
+    "LF and a blank at the end": "\n ",
     "CR": "\rBcc: eve@example.org",
     "CRLF, folded by a space": "\r\n Bcc: eve@example.org",
     "CRLF, folded by a tab": "\r\n\tBcc: eve@example.org",
@@ -54,6 +56,8 @@ def app_config(app_config: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     folder.mkdir()
     (folder / "shipped.subject.txt").write_text("Order {{ number }} is on its way\n")
     (folder / "shipped.txt").write_text("It left.\n")
+    (folder / "at-the-end.subject.txt").write_text("News {{ number }}")
+    (folder / "at-the-end.txt").write_text("It left.\n")
     mail = {**app_config.get("mail", {}), "templates": str(folder), "send_limit": "1000/minute"}
     return {**app_config, "mail": mail}
 
@@ -98,7 +102,10 @@ def test_each_attempt_is_refused_and_leaves_nothing(
     assert stored() == before
 
 
-def test_a_variable_can_not_end_the_subject(admin: Any, stored: Callable[[], list[int]]) -> None:
+@pytest.mark.parametrize("template", ["shipped", "at-the-end"])
+def test_a_variable_can_not_end_the_subject(
+    admin: Any, stored: Callable[[], list[int]], template: str
+) -> None:
     before = stored()
 
     statuses = {
@@ -106,7 +113,7 @@ def test_a_variable_can_not_end_the_subject(admin: Any, stored: Callable[[], lis
             "/api/v1/mail/send",
             json={
                 "to": ["ada@example.org"],
-                "template": "shipped",
+                "template": template,
                 "context": {"number": f"7{bad}"},
             },
         ).status_code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import email.policy
 import re
+import time
 from dataclasses import replace
 from email.header import decode_header, make_header
 from email.utils import getaddresses
@@ -331,6 +332,19 @@ def test_a_message_can_be_made_from_another() -> None:
 PRINTABLE = st.text(
     st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=120
 )
+
+
+@pytest.mark.parametrize(
+    "hostile", [" " * 899, " " * 890 + "x", "a" + " " * 800 + "<a@b.c", ("@" * 890 + " x", "x")]
+)
+def test_an_address_of_many_blanks_is_refused_at_once(hostile: Any) -> None:
+    started = time.process_time()
+
+    for _ in range(1000):
+        with pytest.raises(InvalidMessage):
+            Address.parse(hostile)
+
+    assert time.process_time() - started < 0.5
 
 
 @given(PRINTABLE)

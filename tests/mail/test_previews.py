@@ -10,7 +10,7 @@ import pytest
 from flask import Flask
 
 from ghost.mail.previews import TemplateInfo, list_templates, preview, sample_of
-from ghost.mail.rendering import SECURITY_TEMPLATES
+from ghost.mail.rendering import SECURITY_TEMPLATES, UnknownTemplate
 from ghost.testing.clients import Client
 from ghost.testing.factories import UserFactory
 
@@ -43,6 +43,58 @@ def test_templates_are_listed_with_what_they_need(configured: Configured, tmp_pa
     assert found["verify-email"].variables == ("code", "expires", "link")
     assert set(found) == {"shipped", *SECURITY_TEMPLATES}
     assert all(found[name].is_security for name in SECURITY_TEMPLATES)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"Gr\xfc\xdfe", "The file 'shipped.txt' is no text in UTF-8."),
+        (b"{{ number", "shipped.txt, line 1: "),
+        (b"{{ " + b"(" * 2000 + b"1" + b")" * 2000 + b" }}", "RecursionError"),
+    ],
+)
+def test_a_broken_template_is_marked_and_the_others_are_listed(
+    configured: Configured, tmp_path: Path, content: bytes, problem: str
+) -> None:
+    folder = tmp_path / "mails"
+    folder.mkdir()
+    (folder / "shipped.subject.txt").write_text("{{ number }}")
+    (folder / "shipped.txt").write_bytes(content)
+    configured(templates="mails")
+
+    found = {one.name: one for one in list_templates()}
+
+    assert problem in (found["shipped"].problem or "")
+    assert found["shipped"].variables == ("number",)
+    assert set(found) == {"shipped", *SECURITY_TEMPLATES}
+    assert not any(found[name].problem for name in SECURITY_TEMPLATES)
+
+
+def test_only_locales_that_would_be_found_are_listed(
+    configured: Configured, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mails"
+    folder.mkdir()
+    for locale in ("", ".de", ".de-AT", ".fr_CA", ".FR", ".zh-Hant", ".es-419"):
+        (folder / f"shipped{locale}.subject.txt").write_text(f"Shipped{locale}")
+    (folder / "shipped.txt").write_text("Hello.\n")
+    configured(templates="mails")
+
+    locales = next(one.locales for one in list_templates() if one.name == "shipped")
+
+    assert locales == ("de", "de-AT", "es-419", "zh-Hant")
+    for locale in locales:
+        assert preview("shipped", {}, locale=locale).subject == f"Shipped.{locale}"
+
+
+def test_a_folder_of_a_files_name_is_no_file(configured: Configured, tmp_path: Path) -> None:
+    (tmp_path / "mails/shipped.txt").mkdir(parents=True)
+    (tmp_path / "mails/shipped.subject.txt").write_text("Shipped")
+    configured(templates="mails")
+
+    assert "shipped" in {one.name for one in list_templates()}
+    with pytest.raises(UnknownTemplate):
+        preview("shipped", {})
 
 
 @pytest.mark.parametrize("name", sorted(SECURITY_TEMPLATES))

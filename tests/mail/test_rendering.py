@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from sqlalchemy.exc import OperationalError
 
 from ghost.mail import InvalidMessage, Message, Rendered, duration, render
 from ghost.mail.rendering import TemplateFailed, UnknownTemplate, greeting_name
@@ -197,6 +198,63 @@ def test_a_locale_falls_back_to_its_language_and_then_to_none(
     assert other.subject == "Your Ghost password was changed"
 
 
+@pytest.mark.parametrize("locale", ["de-AT", "de-at", "de_AT", "DE_at", "De-aT"])
+def test_a_locale_is_found_in_any_case(configured: Configured, folder: Path, locale: str) -> None:
+    (folder / "shipped.subject.txt").write_text("Shipped")
+    (folder / "shipped.de-AT.txt").write_text("Servus!\n")
+    configured(templates="mails")
+
+    assert render("shipped", {}, locale=locale).text == "Servus!\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        ("shipped.txt shipped.html", "shipped.txt"),
+        ("shipped.txt shipped.de.html", "shipped.de.html"),
+        ("shipped.de.txt shipped.de.html", "shipped.de.txt"),
+        ("shipped.de.txt shipped.de-AT.html", "shipped.de-AT.html"),
+        ("shipped.de-AT.txt shipped.de.html", "shipped.de-AT.txt"),
+        ("shipped.de.txt shipped.html", "shipped.de.txt"),
+    ],
+)
+def test_a_text_is_not_in_another_language_than_the_html(
+    configured: Configured, folder: Path, files: str, text: str
+) -> None:
+    (folder / "shipped.subject.txt").write_text("Shipped")
+    for file in files.split():
+        (folder / file).write_text(file)
+    configured(templates="mails")
+
+    assert render("shipped", {}, locale="de-AT").text.strip() == text
+
+
+def test_a_subjects_own_line_ends_and_blanks_are_left_out(
+    configured: Configured, folder: Path
+) -> None:
+    (folder / "shipped.subject.txt").write_text(
+        "\n{% if number == 1 %}\n  One order \n{% else %}\n{{ number }} orders\n{% endif %}\n\n"
+    )
+    (folder / "shipped.txt").write_text("Hello.\n")
+    configured(templates="mails")
+
+    subjects = [render("shipped", {"number": number}).subject for number in (1, 2)]
+
+    assert subjects == ["One order", "2 orders"]
+
+
+@pytest.mark.parametrize("name", ["Ada\n", "\nAda", "Ada\n \n", "Ada\r\n"])
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_values_line_end_stays_in_the_subject(
+    configured: Configured, folder: Path, name: str, end: str
+) -> None:
+    (folder / "shipped.subject.txt").write_text("{{ name }}" + end)
+    (folder / "shipped.txt").write_text("Hello.\n")
+    configured(templates="mails")
+
+    assert render("shipped", {"name": name}).subject == name
+
+
 def test_a_value_with_a_line_break_in_a_subject_is_refused_by_the_message(
     configured: Configured, folder: Path
 ) -> None:
@@ -310,7 +368,20 @@ def test_elements_nested_too_deeply_are_an_error_and_no_crash(
         "{{ thing",
         "{{ 'x' * 3000000 }}",
         "{% for _ in range(1000000) %}{% endfor %}",
+        "{{ '-' * number }}",
+        "{{ number * ['-'] }}",
+        "{{ number ** number }}",
+        "{{ 2 ** number }}",
+        "{{ 'x' ~ 10 ** 5000 }}",
+        "{% set all = namespace(text='x' * 1000) %}"
+        "{% for _ in range(99) %}{% set all.text = all.text + all.text %}{% endfor %}",
+        "{% for key in table %}{% set _ = table.clear() %}{% endfor %}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+        "{% for _ in 'x' %}" * 25 + "{% endfor %}" * 25,
+        "{{ " + "(" * 2000 + "1" + ")" * 2000 + " }}",
+        "{{ 'x'.ljust(10 ** 20) }}",
     ],
+    ids=lambda source: source[:40],
 )
 def test_a_mistake_or_a_trick_is_one_kind_of_error(
     configured: Configured, folder: Path, source: str
@@ -320,9 +391,64 @@ def test_a_mistake_or_a_trick_is_one_kind_of_error(
     configured(templates="mails")
 
     with pytest.raises(TemplateFailed) as caught:
-        render("shipped", {"thing": object()})
+        render("shipped", {"thing": object(), "number": 10**9, "table": {"a": 1, "b": 2}})
 
     assert list(caught.value.details or {}) == ["json"]
+
+
+def test_numbers_and_texts_of_usual_sizes_are_multiplied(
+    configured: Configured, folder: Path
+) -> None:
+    (folder / "shipped.subject.txt").write_text("Shipped")
+    (folder / "shipped.txt").write_text(
+        "{{ 3 * 4 + 2 ** 3 * 1.5 }} {{ '-' * 3 + 'x' }} {{ 2**-1 }}"
+    )
+    configured(templates="mails")
+
+    assert render("shipped", {}).text == "24.0 ---x 0.5"
+
+
+def test_the_database_is_not_the_templates_fault(configured: Configured, folder: Path) -> None:
+    class Order:
+        @property
+        def number(self) -> int:
+            raise OperationalError("SELECT", {}, Exception("it is away"))
+
+    (folder / "shipped.subject.txt").write_text("Order {{ order.number }}")
+    (folder / "shipped.txt").write_text("Hello.\n")
+    configured(templates="mails")
+
+    with pytest.raises(OperationalError):
+        render("shipped", {"order": Order()})
+
+
+@pytest.mark.parametrize("file", ["shipped.subject.txt", "shipped.txt", "shipped.html", "part.txt"])
+@pytest.mark.parametrize("is_unreadable", [False, True], ids=["not UTF-8", "unreadable"])
+def test_a_file_that_is_no_text_is_an_error_that_names_it(
+    configured: Configured,
+    folder: Path,
+    file: str,
+    is_unreadable: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (folder / "shipped.subject.txt").write_text("Shipped")
+    (folder / "shipped.txt").write_text("{% include 'part.txt' %}")
+    (folder / "shipped.html").write_text("<p>Hello")
+    (folder / "part.txt").write_text("Hello")
+    if is_unreadable:
+        # Root reads whatever a file's mode is.
+        def refuse(path: str, *rest: Any, **named: Any) -> Any:
+            if path.endswith(f"/{file}"):
+                raise PermissionError(13, "Permission denied")
+            return Path(path).open(*rest, **named)
+
+        monkeypatch.setattr("jinja2.loaders.open", refuse, raising=False)
+    else:
+        (folder / file).write_bytes(b"Gr\xfc\xdfe")
+    configured(templates="mails")
+
+    with pytest.raises(TemplateFailed, match=file):
+        render("shipped", {})
 
 
 # --- Images ---------------------------------------------------------------------------------------

@@ -14,10 +14,13 @@ from ghost.jobs.control import cancel
 from ghost.jobs.models import Job
 from ghost.jobs.signals import job_failed
 from ghost.jobs.sweep import make_sweeper
-from ghost.mail import Delivery, MailBatch, MailMessage, delivery, mail_failed, send_text
+from ghost.mail import Delivery, MailBatch, MailMessage, delivery, mail_failed, mail_sent, send_text
 from ghost.mail.models import FAILED, QUEUED, SENDING, SENT
+from ghost.mail.services import retry
+from ghost.mail.suppression import suppress
 from ghost.models import first_uuid7, utcnow, uuid7
 from ghost.retention import deletions
+from ghost.testing.background import Jobs, Mailbox
 
 MONTH = timedelta(days=31)
 
@@ -121,6 +124,76 @@ def test_a_mail_that_was_sent_while_its_job_was_canceled_was_sent(session: Any) 
     assert (row.status, row.error) == (SENT, None)
 
 
+def test_what_is_canceled_and_retried_while_it_is_sent_is_sent_once(
+    session: Any, jobs: Jobs, mailbox: Mailbox
+) -> None:
+    row = send_text("ada@example.org", "Hello", "It works.")
+    session.commit()
+    attempt = delivery.take(row.id, cast(UUID, row.job_id))
+    session.commit()
+    assert isinstance(attempt, delivery.Attempt)
+
+    cancel(cast(UUID, row.job_id))
+    session.commit()
+    retried = retry(row.id)
+    session.commit()
+    assert jobs.run_all() == []  # it waits until the first process has surely ended
+    outcome = delivery.after_delivery(attempt, Delivery(("ada@example.org",)), is_last=False)
+    delivery.record(attempt, outcome)
+    session.execute(sa.update(Job).values(run_at=utcnow()))
+    session.commit()
+    jobs.run_all()
+
+    session.refresh(row)
+    assert (row.status, row.error, row.job_id) == (SENT, None, retried.job_id)
+    assert len(mailbox) == 0
+
+
+def test_who_got_a_mail_that_was_canceled_does_not_get_it_again(
+    session: Any, jobs: Jobs, mailbox: Mailbox
+) -> None:
+    row = send_text(["ada@example.org", "bob@example.org"], "Hello", "It works.")
+    session.commit()
+    attempt = delivery.take(row.id, cast(UUID, row.job_id))
+    session.commit()
+    assert isinstance(attempt, delivery.Attempt)
+
+    cancel(cast(UUID, row.job_id))
+    session.commit()
+    partly = Delivery(("ada@example.org",), {}, {"bob@example.org": "450 4.2.0 later"})
+    delivery.record(attempt, delivery.after_delivery(attempt, partly, is_last=False))
+    session.commit()
+    retry(row.id)
+    session.execute(sa.update(Job).values(run_at=utcnow()))
+    session.commit()
+    jobs.run_all()
+
+    assert [message.destinations for message in mailbox] == [("bob@example.org",)]
+    session.refresh(row)
+    assert (row.status, row.accepted) == (SENT, ["ada@example.org", "bob@example.org"])
+
+
+def test_a_mail_is_said_to_be_sent_when_nobody_is_left_to_get_it(
+    app: Any, session: Any, jobs: Jobs, mailbox: Mailbox
+) -> None:
+    row = send_text(["ada@example.org", "bob@example.org"], "Hello", "It works.")
+    row.accepted = ["ada@example.org"]
+    suppress("bob@example.org", "manual")
+    session.commit()
+    told: list[Any] = []
+
+    def note(_app: Any, *, message: Any, delivery: Delivery, **_values: Any) -> None:
+        told.append((message.recipients, delivery.accepted))
+
+    with mail_sent.connected_to(note):
+        jobs.run_all()
+
+    session.refresh(row)
+    assert (row.status, row.error) == (SENT, None)
+    assert told == [(("ada@example.org", "bob@example.org"), ("ada@example.org",))]
+    assert len(mailbox) == 0
+
+
 def test_the_first_key_of_a_time_is_below_all_that_are_made_from_then_on() -> None:
     now = utcnow()
 
@@ -142,8 +215,9 @@ def test_old_mails_are_deleted_once_they_are_over(
     session: Any, status: str, age: timedelta, stays: bool
 ) -> None:
     then: datetime = utcnow() - age
-    row = MailMessage(id=first_uuid7(then), to=["ada@example.org"], status=status)
-    batch = MailBatch(id=first_uuid7(utcnow() - MONTH), template="shipped", total=1)
+    row = MailMessage(id=first_uuid7(then), to=["ada@example.org"], status=status, updated_at=then)
+    month_ago = utcnow() - MONTH
+    batch = MailBatch(id=first_uuid7(month_ago), template="shipped", total=1, updated_at=month_ago)
     session.add_all([row, batch])
     session.commit()
 
@@ -153,3 +227,16 @@ def test_old_mails_are_deleted_once_they_are_over(
 
     assert db.session.scalar(sa.select(sa.func.count()).select_from(MailMessage)) == int(stays)
     assert db.session.scalar(sa.select(sa.func.count()).select_from(MailBatch)) == 0
+
+
+def test_a_mail_that_waited_long_for_its_time_is_kept_after_it_was_sent(session: Any) -> None:
+    then = utcnow() - 2 * MONTH
+    row = MailMessage(id=first_uuid7(then), to=["ada@example.org"], status=SENT, created_at=then)
+    session.add(row)
+    session.commit()
+
+    for statement in deletions(utcnow(), 100):
+        session.execute(statement)
+    session.commit()
+
+    assert db.session.get(MailMessage, row.id) is not None

@@ -177,6 +177,19 @@ def test_only_a_failed_mail_is_tried_again(admin: Any, jobs: Jobs) -> None:
     assert unknown.status_code == 404
 
 
+class TestWithLimits:
+    @pytest.fixture
+    def app_config(self) -> dict[str, Any]:
+        return {"mail": {"send_limit": "2/minute"}, "ratelimit": {"enabled": True}}
+
+    def test_trying_again_has_the_limit_of_sending(self, admin: Any) -> None:
+        url = f"/api/v1/mail/messages/{uuid4()}/retry"
+
+        answers = [admin.post(url) for _ in range(3)]
+
+        assert [answer.status_code for answer in answers] == [404, 404, 429]
+
+
 def test_sending_needs_its_permission(client: Any, make_user: Any, count: Any) -> None:
     response = client.as_user(make_user()).post("/api/v1/mail/send", json=HELLO)
 

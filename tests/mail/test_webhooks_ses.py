@@ -578,9 +578,11 @@ def test_what_is_no_certificate_proves_nothing() -> None:
 
 def test_few_certificates_are_kept_however_many_are_named() -> None:
     pages = {f"https://{HOST}/{number}.pem": sns_certificate(0) for number in range(50)}
-    certificates = Certificates(web(pages))
+    now = [100.0]
+    certificates = Certificates(web(pages), lambda: now[0])
 
     for url in pages:
+        now[0] += 10
         certificates.get(url)
         with pytest.raises(Forged):
             certificates.get(url.replace(".pem", "x.pem"))
@@ -588,10 +590,54 @@ def test_few_certificates_are_kept_however_many_are_named() -> None:
     assert len(certificates._kept) == len(certificates._failed) == sns.MAX_CERTIFICATES
 
 
-def test_one_certificate_is_fetched_at_a_time_and_nobody_queues_for_another(
+def test_after_many_failures_no_other_certificate_is_asked_for() -> None:
+    now, asked = [100.0], []
+    pages = {f"https://{HOST}/{number}.pem": sns_certificate(0) for number in range(2)}
+    known, unknown = pages
+    certificates = Certificates(web(pages, asked), lambda: now[0])
+    certificates.get(known)
+
+    for number in range(sns.MAX_FAILURES):
+        with pytest.raises(Forged):
+            certificates.get(f"https://{HOST}/made-up-{number}.pem")
+    with pytest.raises(ServiceUnavailable):
+        certificates.get(unknown)
+
+    assert len(asked) == 1 + sns.MAX_FAILURES
+    assert certificates.get(known)
+    now[0] += sns.WINDOW_SECONDS
+    assert certificates.get(unknown)
+
+
+def test_a_genuine_message_waits_for_the_fetch_of_a_made_up_certificate() -> None:
+    asked, goes_on = threading.Event(), threading.Event()
+
+    def fetch(url: str) -> bytes:
+        if url == CERTIFICATE_URL:
+            return sns_certificate(0)
+        asked.set()
+        assert goes_on.wait(10)
+        raise NotFetched("the answer was 404", 404)
+
+    def ask() -> None:
+        with pytest.raises(Forged):
+            certificates.get(f"https://{HOST}/made-up.pem")
+
+    certificates = Certificates(fetch)
+    forged = threading.Thread(target=ask)
+    forged.start()
+    assert asked.wait(10)
+    threading.Timer(0.2, goes_on.set).start()
+
+    assert certificates.get(CERTIFICATE_URL)
+
+    forged.join(10)
+
+
+def test_one_certificate_is_fetched_at_a_time_and_nobody_waits_long_for_another(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thread that waits is one; the others answer, and those who know theirs go on."""
+    """The others answer within a moment, and those who know theirs go on."""
     asked, goes_on = threading.Event(), threading.Event()
     pages = {CERTIFICATE_URL: sns_certificate(0)}
 

@@ -14,10 +14,11 @@ from email.header import decode_header
 from email.message import Message as MimeMessage
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 from loguru import logger
 
-from ghost.mail.mailbox.store import ENVELOPE, Kept, read
+from ghost.mail.mailbox.store import ENVELOPE, MAX_KEPT, Kept, read
 from ghost.mail.plaintext import links_of
 
 MAX_SHOWN = 500_000  # characters of a text or a source
@@ -50,6 +51,10 @@ class File:
             return f"{count} B"
         return f"{count / 1024:.0f} KB" if count < 1024**2 else f"{count / 1024**2:.1f} MB"
 
+    def as_address(self) -> str:
+        """Itself as a `data:` address."""
+        return f"data:{self.content_type};base64,{base64.b64encode(self.content).decode()}"
+
 
 @dataclass(frozen=True)
 class Mail:
@@ -69,31 +74,60 @@ class Mail:
     links: tuple[str, ...]
     source: str
 
-    @property
-    def attachments(self) -> tuple[File, ...]:
-        """Its files without the images that the HTML shows."""
-        return tuple(file for file in self.files if file.content_id is None)
+    def html_with_images(self) -> str:
+        """The HTML with its images as `data:` addresses."""
+        images = {
+            file.content_id: file.as_address()
+            for file in self.files
+            if file.content_id and file.content_type.startswith("image/")
+        }
+        if not images:
+            return self.html or ""
+        names = "|".join(map(re.escape, sorted(images, key=len, reverse=True)))
+        address = re.compile(rf"cid:({names})(?![\w.@-])")  # not cid:logo of cid:logo2
+        return address.sub(lambda found: images[found[1]], self.html or "")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a list shows of a mail: its `snippet` is the beginning of what it says."""
+
+    name: str
+    written_at: datetime
+    to: str = ""
+    subject: str = "(this mail can't be read)"
+    snippet: str = ""
+    attachment_count: int = 0  # without the images that the HTML shows
 
     @property
     def initial(self) -> str:
         """The first letter of whom it is to."""
         return next((letter.upper() for letter in self.to if letter.isalnum()), "?")
 
-    @property
-    def snippet(self) -> str:
-        """The beginning of what it says."""
-        return " ".join(self.text[:1000].split())[:140]
 
-    def html_with_images(self) -> str:
-        """The HTML with its images as `data:` addresses."""
-        html = self.html or ""
-        for file in self.files:
-            if file.content_id and file.content_type.startswith("image/"):
-                data = base64.b64encode(file.content).decode()
-                html = html.replace(
-                    f"cid:{file.content_id}", f"data:{file.content_type};base64,{data}"
-                )
-        return html
+# More than are kept, so that a page of all of them finds each where it left it.
+@lru_cache(maxsize=2 * MAX_KEPT)
+def summarize(kept: Kept) -> Summary:
+    """Read what a list shows of a mail of the folder, once however large it is."""
+    try:
+        return _summary(kept.name, kept.written_at, read(kept))
+    except Exception as error:  # as in `parse`
+        _note(kept.name, error)
+        return Summary(kept.name, kept.written_at)
+
+
+def _summary(name: str, written_at: datetime, raw: bytes) -> Summary:
+    mime = message_from_bytes(raw)
+    parts = _parts(mime)
+    text = "" if parts.text is None else _text_of(parts.text)
+    return Summary(
+        name=name,
+        written_at=written_at,
+        to=_people(mime, "To"),
+        subject=_header(mime, "Subject"),
+        snippet=" ".join(text[:1000].split())[:140],
+        attachment_count=sum(_content_id(part) is None for part in parts.files),
+    )
 
 
 def open_mail(kept: Kept) -> Mail:
@@ -114,28 +148,22 @@ def parse(name: str, written_at: datetime, raw: bytes) -> Mail:
         return _parsed(name, written_at, raw)
     # The standard library's reader has raised errors of a dozen kinds over the years.
     except Exception as error:
-        logger.bind(reason=type(error).__name__, mail=name).debug("a kept mail can't be read")
+        _note(name, error)
         return Mail(
             name, written_at, sender="", to="", subject="(this mail can't be read)", date=None,
             envelope=(), headers=(), text="", html=None, files=(), links=(), source=_source(raw),
         )  # fmt: skip
 
 
+def _note(name: str, error: Exception) -> None:
+    logger.bind(reason=type(error).__name__, mail=name).debug("a kept mail can't be read")
+
+
 def _parsed(name: str, written_at: datetime, raw: bytes) -> Mail:
     mime = message_from_bytes(raw)
-    text: str | None = None
-    html: str | None = None
-    files: list[File] = []
-    for part in _leaves(mime):
-        kind = part.get_content_type()
-        is_body = part.get_content_disposition() != "attachment" and part.get_filename() is None
-        if is_body and kind == "text/plain" and text is None:
-            text = _text_of(part)
-        elif is_body and kind == "text/html" and html is None:
-            html = _text_of(part)
-        else:
-            files.append(_file(part, len(files) + 1))
-    text = text or ""
+    parts = _parts(mime)
+    text = "" if parts.text is None else _text_of(parts.text)
+    html = None if parts.html is None else _text_of(parts.html)
     return Mail(
         name=name,
         written_at=written_at,
@@ -151,10 +179,34 @@ def _parsed(name: str, written_at: datetime, raw: bytes) -> Mail:
         ),
         text=text,
         html=html,
-        files=tuple(files),
+        files=tuple(_file(part, number) for number, part in enumerate(parts.files, 1)),
         links=tuple(_links(text, html or "")),
         source=_source(raw),
     )
+
+
+class _Parts(NamedTuple):
+    """The parts of a mail, not decoded yet."""
+
+    text: MimeMessage | None
+    html: MimeMessage | None
+    files: list[MimeMessage]
+
+
+def _parts(mime: MimeMessage) -> _Parts:
+    text: MimeMessage | None = None
+    html: MimeMessage | None = None
+    files: list[MimeMessage] = []
+    for part in _leaves(mime):
+        kind = part.get_content_type()
+        is_body = part.get_content_disposition() != "attachment" and part.get_filename() is None
+        if is_body and kind == "text/plain" and text is None:
+            text = part
+        elif is_body and kind == "text/html" and html is None:
+            html = part
+        else:
+            files.append(part)
+    return _Parts(text, html, files)
 
 
 def _leaves(mime: MimeMessage) -> Iterator[MimeMessage]:
@@ -187,12 +239,18 @@ def _file(part: MimeMessage, number: int) -> File:
     named = part.get_filename()
     fallback = f"part-{number}{mimetypes.guess_extension(kind) or ''}"
     name = re.sub(r"[/\\]", "_", _decoded(named).strip(". ")) if named else fallback
-    content_id = _clean(str(part.get("Content-ID", ""))).strip("<> ") or None
-    if part.get_content_disposition() == "attachment":
-        content_id = None
     return File(
-        name[:200] or fallback, content if isinstance(content, bytes) else b"", kind, content_id
+        name[:200] or fallback,
+        content if isinstance(content, bytes) else b"",
+        kind,
+        _content_id(part),
     )
+
+
+def _content_id(part: MimeMessage) -> str | None:
+    if part.get_content_disposition() == "attachment":
+        return None
+    return _clean(str(part.get("Content-ID", ""))).strip("<> ") or None
 
 
 def _header(mime: MimeMessage, name: str) -> str:

@@ -34,7 +34,8 @@ MAIL_POLICY = (
 # Only names of this machine: a page of another host whose name leads here would come with its
 # own (DNS rebinding), and so would a tunnel that shows a developer's machine to the world.
 _HOSTS = Hosts((*LOOPBACK, ".localhost"))
-_HEAD = re.compile(r"<head(?:\s[^>]*)?>", re.IGNORECASE)
+_HEAD = re.compile(r"<head(?:\s[^>]{0,1000})?>", re.IGNORECASE)
+_HEAD_CHARACTERS = 10_000  # in which it is looked for
 _DOCTYPE = re.compile(r"\s*<!doctype[^>]*>", re.IGNORECASE)
 
 bp = Blueprint(
@@ -220,7 +221,7 @@ def template_html(name: str) -> Response:
 
 def _page(page: str, **values: Any) -> str:
     place = store.folder(current_config())
-    mails = [reading.open_mail(kept) for kept in store.list_kept(place)]
+    mails = [reading.summarize(kept) for kept in store.list_kept(place)]
     return render_template(page, app_name=current_config().app.name, mails=mails, **values)
 
 
@@ -242,7 +243,7 @@ def _locale() -> str | None:
 
 def _locked_in(document: str) -> Response:
     """A mail's HTML as an answer of its own, whose links open in new tabs."""
-    head = _HEAD.search(document) or _DOCTYPE.match(document)
+    head = _HEAD.search(document, 0, _HEAD_CHARACTERS) or _DOCTYPE.match(document)
     at = head.end() if head else 0
     document = f'{document[:at]}<base target="_blank">{document[at:]}'
     images = "data: https: http:" if "images" in request.args else "data:"

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
+from loguru import logger
 from object_stores import BUCKET, LISTED_AT_ONCE, Moto
 
 from ghost.config_storage import BucketPlace
@@ -279,11 +280,17 @@ def test_a_process_that_was_forked_after_the_first_use_does_not_hang(
     assert results.get(timeout=5) == "refused"
 
 
-def test_settings_that_make_no_sense_to_the_service_are_a_clear_error() -> None:
+def test_settings_that_make_no_sense_to_the_service_are_a_clear_error_without_the_secret() -> None:
     place = BucketPlace("az", "container", key="account", secret="no base64 !")
+    lines: list[str] = []
+    sink = logger.add(lines.append, format="{message} {extra}")
 
     with pytest.raises(StorageUnavailable):
-        open_bucket(place, TIMEOUT).stat(KEY)
+        open_bucket(place, TIMEOUT)
+
+    logger.remove(sink)
+    assert "Invalid Access Key" in lines[0]
+    assert "no base64 !" not in lines[0]
 
 
 def test_a_bucket_without_obstore_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

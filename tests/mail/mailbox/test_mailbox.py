@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import time
+from base64 import b64encode
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -15,6 +17,7 @@ from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ghost.mail import Attachment, Message
 from ghost.mail.mailbox import reading, store
 
 pytestmark = pytest.mark.integration
@@ -127,6 +130,64 @@ def test_a_mails_html_is_locked_in(send: Send, visitor: FlaskClient) -> None:
     assert "script" not in policy
     assert "img-src data: https: http:;" in shown.headers["Content-Security-Policy"]
     assert '<head><base target="_blank">' in response.text
+
+
+def test_an_html_of_many_heads_is_shown_at_once(send: Send, visitor: FlaskClient) -> None:
+    name = send(html="<head " * 10_000)
+    started = time.process_time()
+
+    response = visitor.get(f"/dev/mail/{name}/html")
+
+    assert time.process_time() - started < 1
+    assert response.text.startswith('<base target="_blank"><head ')
+
+
+def test_each_image_stands_at_its_own_address() -> None:
+    images = [
+        Attachment(f"{name}.png", name.encode(), "image/png", name)
+        for name in ("logo", "logo2", "logo.2")
+    ]
+    message = Message(
+        "ada@example.org", "Hello", "Hello", attachments=images, sender="app@example.org",
+        html="<img src='cid:logo'><img src=cid:logo2><img src=\"cid:logo.2\"><img src=cid:logo3>",
+        message_id="<1@example.org>",
+    )  # fmt: skip
+
+    mail = reading.parse("x", datetime.now(UTC), message.as_bytes())
+
+    addresses = [f"data:image/png;base64,{b64encode(image.content).decode()}" for image in images]
+    assert mail.html_with_images() == (
+        f"<img src='{addresses[0]}'><img src={addresses[1]}>"
+        f'<img src="{addresses[2]}"><img src=cid:logo3>'
+    )
+
+
+def test_a_list_reads_each_mail_once_and_decodes_no_attachment(
+    visitor: FlaskClient, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.mkdir()
+    attachments = [
+        Attachment("1.pdf", bytes(500_000)),
+        Attachment("logo.png", b"png", "image/png", "logo"),
+    ]
+    message = Message(
+        "ada@example.org", "Hello", "A  text", "<img src='cid:logo'>", attachments=attachments,
+        sender="app@example.org", message_id="<1@example.org>",
+    )  # fmt: skip
+    (place / "large.eml").write_bytes(message.as_bytes())
+    opened: list[str] = []
+    read = store.read
+    monkeypatch.setattr(reading, "read", lambda kept: opened.append(kept.name) or read(kept))
+    monkeypatch.setattr(reading, "_file", lambda *_: pytest.fail("an attachment was decoded"))
+
+    pages = [visitor.get("/dev/mail").text for _ in range(3)]
+    os.utime(place / "large.eml", (1, 1))
+    pages.append(visitor.get("/dev/mail").text)
+
+    for page in pages:
+        assert 'title="1 attachment(s)"' in page
+        assert '<span class="row-snippet">A text</span>' in page
+    assert opened == ["large", "large"]
 
 
 def test_a_page_is_strict(send: Send, visitor: FlaskClient) -> None:
