@@ -26,7 +26,7 @@ from ghost.models import utcnow
 LEASE_SECONDS = 5.0
 RENEW_SECONDS = 1.5
 # When all bytes are there nobody renews any more: a picture or a virus scanner may take a while.
-CHECKING_SECONDS = 60.0
+CHECKING_SECONDS = 90.0
 
 _uploads: Any = Upload.__table__
 _pieces: Any = UploadPiece.__table__
