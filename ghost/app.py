@@ -81,7 +81,7 @@ EXPOSED_HEADERS = (
     "X-Request-ID",
     # Those of resumable uploads, without which a client in a browser can't go on.
     "Tus-Checksum-Algorithm", "Tus-Extension", "Tus-Max-Size", "Tus-Resumable", "Tus-Version",
-    "Upload-Expires", "Upload-File-Id", "Upload-Length", "Upload-Offset",
+    "Upload-Expires", "Upload-File-Id", "Upload-Length", "Upload-Metadata", "Upload-Offset",
 )  # fmt: skip
 
 
