@@ -12,6 +12,7 @@ from typing import Final
 
 from ghost.config import current_config
 from ghost.errors import ServiceUnavailable
+from ghost.logging import logger
 
 # Pictures that one process works on at once.
 BENCHES: Final = 2
@@ -92,9 +93,13 @@ def only_bench(deadline: float) -> Iterator[None]:
     :raises WorkshopFull: another one did until then.
     """
     folder = current_config().instance
-    folder.mkdir(parents=True, exist_ok=True)
-    # The kernel gives the lock back, however a process ends.
-    handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # The kernel gives the lock back, however a process ends.
+        handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        logger.bind(error=str(error)).error("the lock of large images can't be opened")
+        raise WorkshopFull from error
     try:
         while True:
             try:

@@ -120,6 +120,16 @@ def test_large_pictures_wait_for_each_other_but_not_for_long(app: Flask, ada: Cl
     assert ada.get("/api/v1/files").json["data"] == []
 
 
+def test_without_a_place_for_the_lock_large_pictures_are_put_off(
+    app: Flask, ada: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workshop, "LOCK_FILE", "no/such/folder")
+
+    response = ada.post("/api/v1/files", data={"file": (BytesIO(photo("JPEG")), "harbour.jpg")})
+
+    assert response.status_code == 503
+
+
 def test_the_process_has_limits_and_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it is started with; that it works shows elsewhere."""
     seen: dict[str, Any] = {}
