@@ -34,8 +34,10 @@ from ghost.config import Config, set_config
 from ghost.docs.views import bp as docs_bp
 from ghost.extensions import State, jwt, mail
 from ghost.files.attachments import read_attachment
+from ghost.files.avatar_views import bp as avatars_bp
 from ghost.files.cli import files_group
 from ghost.files.content_views import bp as file_contents_bp
+from ghost.files.image_views import bp as file_images_bp
 from ghost.files.upload_views import bp as file_uploads_bp
 from ghost.files.views import bp as files_bp
 from ghost.health.views import bp as health_bp
@@ -71,7 +73,7 @@ PERMISSIONS = {
 OWN_BLUEPRINTS = (
     health_bp, docs_bp, auth_bp, users_bp, roles_bp, jobs_bp, schedules_bp, pages_bp,
     mail_bp, mail_templates_bp, mail_batches_bp, mail_suppressions_bp, mail_webhooks_bp,
-    files_bp, file_contents_bp, file_uploads_bp,
+    files_bp, file_contents_bp, file_uploads_bp, file_images_bp, avatars_bp,
 )  # fmt: skip
 EXPOSED_HEADERS = (
     "Accept-Ranges", "Content-Disposition", "Content-Range", "ETag", "Idempotent-Replayed",
@@ -79,7 +81,7 @@ EXPOSED_HEADERS = (
     "X-Request-ID",
     # Those of resumable uploads, without which a client in a browser can't go on.
     "Tus-Checksum-Algorithm", "Tus-Extension", "Tus-Max-Size", "Tus-Resumable", "Tus-Version",
-    "Upload-Expires", "Upload-File-Id", "Upload-Length", "Upload-Offset",
+    "Upload-Expires", "Upload-File-Id", "Upload-Length", "Upload-Metadata", "Upload-Offset",
 )  # fmt: skip
 
 

@@ -336,6 +336,22 @@ class StorageSection(Section):
         "`cover`), `quality`; a number alone is both.",
         shown="`thumb` 128 x 128 cover; `small` 320, `medium` 800, `large` 1600 inside",
     )
+    variant_types: list[str] = key(
+        ["image/webp", "image/jpeg"],
+        kinds.Items(kinds.Choice("image/avif", "image/webp", "image/jpeg"), least=1),
+        "As what variants are made, the one that is preferred first; the last one goes to whoever "
+        "names none of them.",
+    )
+    max_inline_pixels: int = key(
+        16_000_000,
+        kinds.Integer(1, 1_000_000_000),
+        "Pixels of an image that is worked on while its request waits, half of it for all but "
+        "JPEG; variants of larger ones are made by a worker, and their metadata is taken off by a "
+        "process of its own.",
+    )
+    max_avatar_size: int = key(
+        5 * 1024 * 1024, kinds.Integer(1024, 1024**3, "bytes"), "Largest avatar, in bytes."
+    )
     signed_redirect: bool = key(
         False,
         kinds.Flag(),

@@ -236,6 +236,21 @@ class DatabaseManager:
 db_manager = DatabaseManager()
 
 
+@contextmanager
+def writing_session() -> Iterator[scoped_session[FlaskSession]]:
+    """Make `db.session` anew, able to write although the request is a safe one.
+
+    For what a client can't tell from nothing, such as having something made that is then kept. The
+    block commits; objects of the session before and of this one are detached afterwards.
+    """
+    db.session.remove()
+    cast(Session, db.session()).readonly = False
+    try:
+        yield db.session
+    finally:
+        db.session.remove()
+
+
 def engine_options(config: Config) -> dict[str, Any]:
     """Options for `create_engine`: the pool, and no parameters in error texts."""
     settings = config.database
@@ -517,4 +532,5 @@ __all__ = [
     "lock_row",
     "migration_engine",
     "reading",
+    "writing_session",
 ]

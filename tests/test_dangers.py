@@ -31,8 +31,10 @@ def calls(tree: ast.AST) -> Iterator[ast.Call]:
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
-    """Every module that a file imports, `from a import b` as `a` and as `a.b`."""
+    """Every module that a file imports, `from a import b` as `a` and as `a.b`, and when needed."""
     for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            yield from (str(name.value) for name in node.args if isinstance(name, ast.Constant))
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

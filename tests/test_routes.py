@@ -21,6 +21,7 @@ PUBLIC = {
     ("POST", "/api/v1/mail/webhooks/sendgrid"),  # what is signed alone counts
     ("POST", "/api/v1/mail/webhooks/ses"),
     ("GET", "/api/v1/files/<>/content"),  # public files, and signed URLs
+    ("GET", "/api/v1/files/<>/images/<>"),  # likewise
     ("GET", "/account/verify-email"),
     ("GET", "/account/reset-password"),
     ("GET", "/account/static/<>"),

@@ -16,8 +16,9 @@ from ghost.errors import PayloadTooLarge, ValidationFailed
 from ghost.files import scanning
 from ghost.files.images import Limits
 from ghost.files.names import clean_filename
+from ghost.files.pictures import settle
 from ghost.files.storage import current_storage
-from ghost.files.storage.base import StorageUnavailable, Writer
+from ghost.files.storage.base import PIECE_BYTES, StorageUnavailable, Writer
 from ghost.files.types import HEAD_BYTES, OPAQUE, Content, Sniffer, recognize
 from ghost.logging import logger
 from ghost.models import utcnow, uuid7
@@ -41,50 +42,93 @@ class Arrival:
     sha256: str
 
 
-def receive(pieces: Iterable[bytes], *, filename: str, declared_type: str | None = None) -> Arrival:
+def receive(
+    pieces: Iterable[bytes],
+    *,
+    filename: str,
+    declared_type: str | None = None,
+    settings: StorageSection | None = None,
+) -> Arrival:
     """Store the bytes of a file, if they are what may be stored; else nothing is left of them.
 
-    No transaction may be open meanwhile: it would last as long as the sender takes.
+    No transaction may be open meanwhile: it would last as long as the sender takes. A picture is
+    stored without its metadata (`storage.strip_metadata`), and of the one that came nothing stays.
 
     :param pieces: in any sizes; read once. What it raises is passed on.
     :param filename: as the sender says; it becomes a label, see `ghost.files.names`.
     :param declared_type: as the sender says; None for nothing.
-    :raises FileTooLarge: there are more bytes than `storage.max_file_size`.
+    :param settings: what is taken; None for the configuration's.
+    :raises FileTooLarge: there are more bytes than `max_file_size`.
     :raises ValidationFailed: there are none, or a scanner rejects them.
     :raises TypeRefused, NotAnImage, ImageTooLarge: the content is not taken.
     :raises StorageUnavailable: there is no room, or the storage is away.
+    :raises WorkshopFull: too many pictures are being worked on.
     """
-    settings, storage = current_config().storage, current_storage()
+    settings = settings or current_config().storage
     file_id = uuid7()
     key = f"{utcnow():%Y/%m}/{file_id}"
     label = clean_filename(filename)
-    # What the content is shows only when it is there; whoever serves it says what it is.
-    with ExitStack() as stack:
-        writer = stack.enter_context(storage.create(key, OPAQUE))
-        copy = _Copy(writer, stack)
-        sniffer, digest, size = Sniffer(), hashlib.sha256(), 0
-        for piece in pieces:
-            size += len(piece)
-            if size > settings.max_file_size:
-                raise too_large(settings)
+    with ExitStack() as kept:
+        # What the content is shows only when it is there; whoever serves it says what it is.
+        with ExitStack() as stack:
+            writer = stack.enter_context(current_storage().create(key, OPAQUE))
+            copy = _Copy(writer, stack)
+            sniffer, size, sha256 = _take(pieces, writer, copy, settings)
+            content = recognize(
+                sniffer,
+                copy.whole() if sniffer.needs_whole else None,
+                filename=label,
+                declared_type=declared_type,
+                allowed=settings.allowed_types,
+                limits=limits_of(settings),
+            )
+            if scanning.has_scanners():
+                scanning.scan(copy.whole(), content.content_type)
+            bare = None
+            if content.category == "image":
+                content, bare = settle(
+                    copy.whole(),
+                    content,
+                    limits_of(settings),
+                    kept,
+                    strips=settings.strip_metadata,
+                )
+            if bare is None:
+                writer.commit()
+        # Only now, when of the picture as it came nothing is left.
+        if bare is not None:
+            size, sha256 = _store(bare, key)
+    return Arrival(file_id, key, label, content, size, sha256)
+
+
+def _take(
+    pieces: Iterable[bytes], writer: Writer, copy: _Copy, settings: StorageSection
+) -> tuple[Sniffer, int, str]:
+    """Write all bytes; gives what was seen of them, how many there were, and their SHA-256."""
+    sniffer, digest, size = Sniffer(), hashlib.sha256(), 0
+    for piece in pieces:
+        size += len(piece)
+        if size > settings.max_file_size:
+            raise too_large(settings)
+        writer.write(piece)
+        digest.update(piece)
+        sniffer.feed(piece)
+        copy.take(piece, sniffer)
+    if size == 0:
+        raise empty_file()
+    return sniffer, size, digest.hexdigest()
+
+
+def _store(file: BinaryIO, key: str) -> tuple[int, str]:
+    """Store a file that was made here; gives its size and its SHA-256."""
+    digest, size = hashlib.sha256(), 0
+    with current_storage().create(key, OPAQUE) as writer:
+        while piece := file.read(PIECE_BYTES):
             writer.write(piece)
             digest.update(piece)
-            sniffer.feed(piece)
-            copy.take(piece, sniffer)
-        if size == 0:
-            raise empty_file()
-        content = recognize(
-            sniffer,
-            copy.whole() if sniffer.needs_whole else None,
-            filename=label,
-            declared_type=declared_type,
-            allowed=settings.allowed_types,
-            limits=limits_of(settings),
-        )
-        if scanning.has_scanners():
-            scanning.scan(copy.whole(), content.content_type)
+            size += len(piece)
         writer.commit()
-    return Arrival(file_id, key, label, content, size, digest.hexdigest())
+    return size, digest.hexdigest()
 
 
 def empty_file() -> ValidationFailed:

@@ -68,19 +68,22 @@ def sweep_command() -> None:
     Workers do the same by themselves, about once an hour. Files whose bytes are gone are named,
     and stay; exit status 1 if there are any.
     """
-    purged = orphans = 0
+    purged = stale = orphans = 0
     missing: list[UUID] = []
     with _said_in_words():
         temporary = sweep.remove_temporary(utcnow())
         while count := sweep.purge_deleted(utcnow()):
             purged += count
+        while count := sweep.delete_stale_variants(utcnow()):
+            stale += count
         # How much lies there is not known before it was looked at.
         with click.progressbar(_portions(), label="Sweeping") as portions:
             for portion in portions:
                 orphans += portion.orphans
                 missing.extend(portion.missing)
     click.echo(
-        f"{purged} deleted files purged, {orphans} orphans and {temporary} temporary files removed."
+        f"{purged} deleted files purged, {stale} variants, {orphans} orphans and {temporary} "
+        "temporary files removed."
     )
     for file_id in missing:
         click.echo(f"{file_id} missing")

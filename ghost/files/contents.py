@@ -21,14 +21,35 @@ _files: Any = StoredFile.__table__
 # Read beside the session, in no transaction: none may be open while the bytes are sent.
 _FILE = PreparedRead(
     sa.select(
-        _files.c.owner_id, _files.c.visibility, _files.c.key, _files.c.size,
-        _files.c.content_type, _files.c.filename, _files.c.sha256, _files.c.created_at,
+        _files.c.id, _files.c.owner_id, _files.c.visibility, _files.c.key, _files.c.size,
+        _files.c.content_type, _files.c.category, _files.c.filename, _files.c.sha256,
+        _files.c.width, _files.c.height, _files.c.created_at,
     ).where(_files.c.id == sa.bindparam("file_id"), _files.c.deleted_at.is_(None))
 )  # fmt: skip
 
 
 def find_content(file_id: UUID, query: Mapping[str, Any]) -> tuple[Download, Audience]:
-    """Find a file that the request may read.
+    """Find the bytes of a file that the request may read.
+
+    :param query: as `find_readable`.
+    :raises LinkInvalid, NotFound, Unauthorized: as `find_readable`.
+    """
+    file, audience = find_readable(file_id, None, query)
+    download = Download(
+        key=file.key,
+        size=file.size,
+        content_type=file.content_type,
+        filename=file.filename,
+        etag=file.sha256,
+        modified_at=file.created_at,
+    )
+    return download, audience
+
+
+def find_readable(
+    file_id: UUID, variant: str | None, query: Mapping[str, Any]
+) -> tuple[Any, Audience]:
+    """Find the row of a file that the request may read, or of which it may read a variant.
 
     :param query: of the URL: `download`, and `expires` and `signature` of a signed one.
     :raises LinkInvalid: the URL is signed, but not by us for this, or is over.
@@ -39,7 +60,7 @@ def find_content(file_id: UUID, query: Mapping[str, Any]) -> tuple[Download, Aud
     if "signature" in query:
         left = check_signature(
             file_id,
-            None,
+            variant,
             expires=query["expires"],
             signature=query["signature"],
             download=query["download"],
@@ -50,15 +71,7 @@ def find_content(file_id: UUID, query: Mapping[str, Any]) -> tuple[Download, Aud
         audience = _audience_of(file)
     if file is None:
         raise NotFound
-    download = Download(
-        key=file.key,
-        size=file.size,
-        content_type=file.content_type,
-        filename=file.filename,
-        etag=file.sha256,
-        modified_at=file.created_at,
-    )
-    return download, audience
+    return file, audience
 
 
 def _audience_of(file: Any) -> Audience:

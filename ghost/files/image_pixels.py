@@ -292,8 +292,12 @@ def _keep_options(image: ImageFile.ImageFile, header: Header) -> dict[str, Any]:
         # Without loss, quality is how hard the encoder tries.
         quality = 50 if header.is_lossless else 90
         return {"lossless": header.is_lossless, "quality": quality, "method": 2}
-    if "transparency" in image.info:  # PNG and GIF
-        return {"transparency": image.info["transparency"]}
+    if header.format in ("PNG", "GIF"):
+        # Of a photograph, level 4 takes half the time of Pillow's 6 and gives as few bytes.
+        options: dict[str, Any] = {"compress_level": 4} if header.format == "PNG" else {}
+        if "transparency" in image.info:
+            options["transparency"] = image.info["transparency"]
+        return options
     if header.format == "AVIF":
         return {"quality": 80, "speed": 10}
     if header.format == "HEIC":  # its default preset takes eight times as long

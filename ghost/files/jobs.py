@@ -45,11 +45,15 @@ def purge_deleted() -> int:
 def sweep_storage(after: str = "") -> dict[str, int]:
     """Delete bytes that no row names, and tell of rows whose bytes are gone.
 
+    Variants that are configured no longer go first.
+
     :param after: the key that it goes on behind.
     """
     ends_at = time.monotonic() + RUN_SECONDS
-    counts = {"seen": 0, "orphans": 0, "missing": 0, "temporary": 0}
+    counts = {"seen": 0, "orphans": 0, "missing": 0, "temporary": 0, "variants": 0}
     if not after:
+        while count := sweep.delete_stale_variants(utcnow()):
+            counts["variants"] += count
         counts["temporary"] = sweep.remove_temporary(utcnow())
     while True:
         portion = sweep.sweep_portion(utcnow(), after)

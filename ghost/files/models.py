@@ -96,6 +96,8 @@ class Upload(TimestampMixin, Model):
     content_type: Mapped[str | None] = mapped_column(sa.String(127))
     visibility: Mapped[str] = mapped_column(sa.String(10), default=PRIVATE)
     details: Mapped[dict[str, Any]] = mapped_column("metadata", sa.JSON, default=dict)
+    # `Upload-Metadata` as the client sent it, which may have keys of its own there.
+    description: Mapped[str] = mapped_column(sa.Text, default="")
     expires_at: Mapped[datetime] = mapped_column(index=True)
     # Who is writing at the moment, and until when nobody else may.
     writer: Mapped[UUID | None]

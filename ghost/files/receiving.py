@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -125,10 +125,13 @@ class UploadForm:
     :ivar declared_type: likewise; None for nothing.
     :ivar visibility: once all pieces are read, as `metadata`: a field may stand behind the file.
     :param content_type: the header `Content-Type` of the request.
+    :param fields: those that are taken, besides the file.
     :raises UnsupportedMediaType: it is of no form with files.
     """
 
-    def __init__(self, body: Body, content_type: str) -> None:
+    def __init__(
+        self, body: Body, content_type: str, *, fields: Collection[str] = tuple(_FIELDS)
+    ) -> None:
         mimetype, options = parse_options_header(content_type)
         if mimetype != "multipart/form-data":
             raise UnsupportedMediaType("Send the file as multipart/form-data.")
@@ -136,7 +139,7 @@ class UploadForm:
         self.visibility: str = PRIVATE
         self.metadata: dict[str, Any] = {}
         self._library = import_module("multipart")
-        self._body = body
+        self._body, self._fields = body, fields
         boundary = options.get("boundary", "")
         self._delimiter = b"--" + boundary.encode()
         try:
@@ -191,7 +194,7 @@ class UploadForm:
     def _check_field(self, name: str, filename: str | None) -> None:
         if name == "file":
             raise _wrong("files", "file", "Send a file, with a name.")
-        if name not in _FIELDS or filename is not None:
+        if name not in self._fields or filename is not None:
             raise _wrong("form", name, "Unknown field.")
         if name in self._seen:
             raise _wrong("form", name, "Given more than once.")

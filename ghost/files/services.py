@@ -12,7 +12,7 @@ from ghost.access import Caller
 from ghost.config import current_config
 from ghost.database import db, db_manager, lock_row
 from ghost.errors import Forbidden, NotFound, ValidationFailed
-from ghost.files import quota
+from ghost.files import avatars, quota
 from ghost.files.aftermath import discard, follow
 from ghost.files.arrivals import Arrival, receive
 from ghost.files.models import PRIVATE, PUBLIC, StoredFile
@@ -246,7 +246,10 @@ def update_file(file: StoredFile, changes: Mapping[str, Any]) -> None:
 def delete_file(file: StoredFile) -> None:
     """Delete a file softly; its bytes, and their part of the quota, stay until it is purged.
 
+    An account whose avatar it is has none then.
+
     :param file: locked by `lock_for_change`.
     """
     file.deleted_at = utcnow()
+    avatars.forget(file)
     db.session.flush()

@@ -22,9 +22,12 @@ from ghost.files.aftermath import discard
 from ghost.files.models import FileVariant, StoredFile, Upload
 from ghost.files.purging import purge
 from ghost.files.storage import current_storage
+from ghost.files.variant_rows import stored_name
 
 # Longer than an upload takes from its last byte to its row.
 ORPHAN_AGE = timedelta(hours=1)
+# A variant that is configured no longer stays as long: another machine may still offer it.
+STALE_AGE = timedelta(days=1)
 # Longer than a sender may be silent while its bytes lie in a temporary file.
 TEMPORARY_AGE = timedelta(hours=1)
 BATCH = 500
@@ -34,7 +37,7 @@ _variants: Any = FileVariant.__table__
 _uploads: Any = Upload.__table__
 _UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 # The keys that Ghost makes. What else lies there is somebody else's, and left alone.
-_OURS = re.compile(rf"(?:\d{{4}}/\d{{2}}|uploads|variants)/({_UUID})(?:[./].*)?", re.DOTALL)
+_OURS = re.compile(rf"(?:(?:variants/)?\d{{4}}/\d{{2}}|uploads)/({_UUID})(?:[./].*)?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,35 @@ def purge_deleted(now: datetime) -> int:
     if keys:
         discard(*keys)
     return count
+
+
+def delete_stale_variants(now: datetime) -> int:
+    """Delete some of the variants that the configuration does not name any more.
+
+    Of what never became a variant, the claims go too. In transactions of its own, as
+    `purge_deleted`.
+
+    :returns: how many, as many as BATCH when there may be more.
+    """
+    settings = current_config().storage
+    names = [stored_name(*named) for named in settings.variants.items()]
+    is_configured = _variants.c.name.in_(names) & _variants.c.content_type.in_(
+        settings.variant_types
+    )
+    before = now - STALE_AGE
+    is_stale = sa.or_(
+        sa.not_(is_configured) & (_variants.c.made_at < before),
+        (_variants.c.size == 0) & (_variants.c.claimed_until < before),
+    )
+    found = sa.select(_variants.c.id).where(is_stale).limit(BATCH)
+    statement = sa.delete(_variants).where(
+        _variants.c.id.in_(found.with_for_update(skip_locked=True))
+    )
+    with db_manager.transaction() as connection:
+        keys = connection.scalars(statement.returning(_variants.c.key)).all()
+    if keys:
+        discard(*keys)
+    return len(keys)
 
 
 def sweep_portion(now: datetime, after: str = "") -> Portion:

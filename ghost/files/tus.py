@@ -103,12 +103,16 @@ def read_checksum(headers: Headers) -> Checksum | None:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What the sender says of a file: `Upload-Metadata`, as far as we know its keys."""
+    """What the sender says of a file: `Upload-Metadata`, as far as we know its keys.
+
+    :ivar text: the header itself.
+    """
 
     filename: str = ""
     content_type: str | None = None
     visibility: str = PRIVATE
     details: Mapping[str, Any] | None = None
+    text: str = ""
 
 
 def read_description(headers: Headers) -> Description:
@@ -116,13 +120,15 @@ def read_description(headers: Headers) -> Description:
 
     :raises ValidationFailed: it is not as the protocol says, or a value is wrong.
     """
-    values = _read_pairs(headers.get("Upload-Metadata", ""))
+    text = headers.get("Upload-Metadata", "")
+    values = _read_pairs(text)
     return Description(
         # The second names are those of Uppy.
         filename=values.get("filename") or values.get("name") or "",
         content_type=_read(values, "filetype", _type) or _read(values, "type", _type),
         visibility=_read(values, "visibility", _visibility) or PRIVATE,
         details=_read(values, "metadata", _details),
+        text=text,
     )
 
 
@@ -130,7 +136,7 @@ def _read_pairs(text: str) -> dict[str, str]:
     values: dict[str, str] = {}
     for pair in text.split(",") if text.strip() else ():
         key, _, encoded = pair.strip().partition(" ")
-        if not key or not key.isascii() or key in values:
+        if not key or not pair.isascii() or not pair.isprintable() or key in values:
             raise wrong("Upload-Metadata", "Send `key base64` pairs, each key once.")
         try:
             values[key] = base64.b64decode(encoded, validate=True).decode("utf-8")

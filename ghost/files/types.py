@@ -11,7 +11,8 @@ from importlib import import_module
 from typing import BinaryIO, NamedTuple
 
 from ghost.errors import UnsupportedMediaType
-from ghost.files.images import ImageInfo, Limits, inspect
+from ghost.files.image_headers import read_header
+from ghost.files.images import ImageInfo, Limits
 from ghost.files.names import extension_of
 from ghost.files.zips import read_zip_type
 
@@ -119,12 +120,13 @@ _ACTIVE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a file is; width and height, in pixels, of a picture only."""
+    """What a file is; width, height (in pixels) and frames are of a picture only."""
 
     content_type: str
     category: str
     width: int | None = None
     height: int | None = None
+    frames: int = 1
 
 
 class TypeRefused(UnsupportedMediaType):
@@ -189,7 +191,7 @@ def recognize(
     allowed: Collection[str],
     limits: Limits,
 ) -> Content:
-    """Say what a file is, and refuse what is not taken.
+    """Say what a file is, and refuse what is not taken. Of a picture the structure tells.
 
     :param whole: all of its bytes, where `Sniffer.needs_whole` says so.
     :param filename: its label, cleaned.
@@ -205,7 +207,7 @@ def recognize(
         guessed = None
     picture: ImageInfo | None = None
     if guessed is not None and guessed.startswith("image/") and whole is not None:
-        picture = inspect(whole, limits)
+        picture = read_header(whole, limits).info
         content_type = picture.content_type
     elif guessed == "application/zip" and whole is not None:
         content_type = read_zip_type(whole) or guessed
@@ -220,7 +222,7 @@ def recognize(
     category = category_of(content_type)
     if picture is None:
         return Content(content_type, category)
-    return Content(content_type, category, picture.width, picture.height)
+    return Content(content_type, category, picture.width, picture.height, picture.frames)
 
 
 def category_of(content_type: str) -> str:

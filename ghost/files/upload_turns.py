@@ -26,7 +26,8 @@ from ghost.models import utcnow
 LEASE_SECONDS = 5.0
 RENEW_SECONDS = 1.5
 # When all bytes are there nobody renews any more: a picture or a virus scanner may take a while.
-CHECKING_SECONDS = 60.0
+# Where they take longer another request may do the same, and then one of the two makes the file.
+CHECKING_SECONDS = 20.0
 
 _uploads: Any = Upload.__table__
 _pieces: Any = UploadPiece.__table__
@@ -51,14 +52,15 @@ class UploadState:
     content_type: str | None
     visibility: str
     details: dict[str, Any]
+    description: str
     expires_at: datetime
     file_id: UUID | None
 
 
 STATE_COLUMNS = (
     _uploads.c.id, _uploads.c.owner_id, _uploads.c.length, _uploads.c.offset, _uploads.c.filename,
-    _uploads.c.content_type, _uploads.c.visibility, _uploads.c.metadata, _uploads.c.expires_at,
-    _uploads.c.file_id,
+    _uploads.c.content_type, _uploads.c.visibility, _uploads.c.metadata, _uploads.c.description,
+    _uploads.c.expires_at, _uploads.c.file_id,
 )  # fmt: skip
 
 

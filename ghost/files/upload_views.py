@@ -25,7 +25,6 @@ from ghost.errors import (
     UnsupportedMediaType,
 )
 from ghost.files import tus, uploads
-from ghost.files.models import StoredFile
 from ghost.files.receiving import PIECE_BYTES, Body
 from ghost.files.upload_schemas import UploadSchema
 from ghost.files.upload_turns import Locked, UploadState
@@ -130,7 +129,7 @@ def create_upload() -> APIResponse:
         if has_bytes:
             try:
                 _append(owner_id, upload_id, 0, body, checksum)
-            except GhostError:
+            except Exception:
                 # Who sent it does not learn where it is.
                 uploads.abandon(upload_id)
                 raise
@@ -259,11 +258,10 @@ def _take_bytes(upload_id: UUID) -> APIResponse:
 
 def _append(
     owner_id: UUID, upload_id: UUID, offset: int, body: Body, checksum: tus.Checksum | None
-) -> StoredFile | None:
+) -> None:
     with uploads.writing(owner_id, upload_id, offset) as turn:
-        file = uploads.append(turn, _read(body), checksum)
+        uploads.append(turn, _read(body), checksum)
         db.session.commit()
-    return file
 
 
 def _read(body: Body) -> Iterator[bytes]:
@@ -302,6 +300,8 @@ def _answer(upload: UploadState, headers: dict[str, str] | None = None) -> APIRe
         "Cache-Control": "no-store",
         **(headers or {}),
     }
+    if upload.description:
+        found["Upload-Metadata"] = upload.description
     if upload.file_id is None:
         found["Upload-Expires"] = http_date(upload.expires_at)
     else:

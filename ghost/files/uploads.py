@@ -95,6 +95,7 @@ def create_upload(owner_id: UUID, length: int, description: Description) -> Uplo
         content_type=description.content_type,
         visibility=description.visibility,
         details=dict(description.details or {}),
+        description=description.text,
         expires_at=utcnow() + timedelta(seconds=settings.upload_expiry),
     )
     db.session.add(upload)

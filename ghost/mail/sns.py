@@ -12,10 +12,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from typing import Any, NamedTuple, cast
 from urllib.parse import urlencode
 
-import urllib3
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -82,6 +82,7 @@ def fetch(url: str, *, seconds: float = FETCH_SECONDS, ca_file: str | None = Non
     :param ca_file: certificates to trust instead of the system's.
     :raises NotFetched: it did not come, not in time, or with another status than 200.
     """
+    urllib3 = import_module("urllib3")  # which takes long, and few have these webhooks
     deadline = time.monotonic() + seconds
     timeout = urllib3.Timeout(connect=seconds, read=seconds, total=seconds)
     body = bytearray()

@@ -85,6 +85,7 @@ def upgrade() -> None:
         sa.Column("content_type", sa.String(length=127), nullable=True),
         sa.Column("visibility", sa.String(length=10), nullable=False),
         sa.Column("metadata", sa.JSON(), nullable=False),
+        sa.Column("description", sa.Text(), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("writer", sa.Uuid(), nullable=True),
         sa.Column("writing_until", sa.DateTime(timezone=True), nullable=True),

@@ -59,7 +59,9 @@ def test_sweep_says_what_it_did(app: Flask, make_file: FileFactory) -> None:
     result = app.test_cli_runner().invoke(args=["files", "sweep"])
 
     assert result.exit_code == 0
-    assert "1 deleted files purged, 0 orphans and 0 temporary files removed." in result.output
+    assert (
+        "1 deleted files purged, 0 variants, 0 orphans and 0 temporary files removed."
+    ) in result.output
 
 
 def test_sweep_names_files_that_have_lost_their_bytes(app: Flask, make_file: FileFactory) -> None:

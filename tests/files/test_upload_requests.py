@@ -269,6 +269,13 @@ def test_visibility_and_metadata_are_those_of_the_file(ada: Client) -> None:
     assert (file["visibility"], file["metadata"]) == ("public", {"album": 7})
 
 
+def test_an_upload_tells_the_metadata_that_it_began_with(ada: Client) -> None:
+    text = described(filename="a.txt", relativePath="null") + ",is_confidential"
+    url = begin(ada, Upload_Metadata=text)
+
+    assert ada.head(url, headers=TUS).headers["Upload-Metadata"] == text
+
+
 @pytest.mark.parametrize(
     "metadata",
     [
@@ -278,6 +285,8 @@ def test_visibility_and_metadata_are_those_of_the_file(ada: Client) -> None:
         "filename QQ==,filename QQ==",
         " ,",
         "n\u00e4me QQ==",
+        "filename\tQQ==",
+        "filename QQ==,\x85name QQ==",
         described(visibility="secret"),
         described(metadata="[]"),
         described(metadata="{"),

@@ -408,7 +408,8 @@ class TestOnAnObjectStore:
 
     @pytest.fixture
     def app_config(self, moto: Moto) -> Mapping[str, Any]:
-        return {"storage": {"url": moto.storage_url()}}
+        # Pictures as they came: what becomes of their metadata is told elsewhere.
+        return {"storage": {"url": moto.storage_url(), "strip_metadata": False}}
 
     @pytest.mark.parametrize(
         ("content", "filename", "content_type"),

@@ -18,10 +18,11 @@ from werkzeug.test import TestResponse
 
 from ghost.database import db
 from ghost.errors import ServiceUnavailable
-from ghost.files import uploads
+from ghost.files import sweep, uploads
 from ghost.files.models import FileUsage, StoredFile, Upload, UploadPiece
 from ghost.files.scanning import FileRejected, remove_scanner, scanner
 from ghost.files.storage import current_storage
+from ghost.files.types import OPAQUE
 from ghost.models import utcnow
 from ghost.testing.clients import Client
 from ghost.testing.factories import UserFactory
@@ -456,6 +457,23 @@ def test_the_sweep_leaves_an_upload_that_is_being_written(app: Flask, ada: Clien
     )
 
     assert end_expired(app) == 0
+
+
+def test_the_sweep_of_the_storage_leaves_pieces_of_unfinished_uploads_alone(
+    app: Flask, ada: Client
+) -> None:
+    url = begin(ada)
+    send(ada, url, 0, TEXT[:10])
+    (kept,) = left_in_storage(app)
+    with app.app_context():
+        with current_storage().create(f"uploads/{uuid4()}/0-{uuid4().hex}", OPAQUE) as writer:
+            writer.write(b"of an upload that is over")
+            writer.commit()
+
+        portion = sweep.sweep_portion(utcnow() + timedelta(hours=2))
+
+    assert portion.orphans == 1
+    assert left_in_storage(app) == [kept]
 
 
 def test_a_finished_upload_is_forgotten_in_time_and_its_file_counts_on(

@@ -36,12 +36,14 @@ SECONDS = 30
 
 
 class Gunicorn:
-    """One worker with Ghost's own settings, on the database and the storage of a test.
+    """Workers with Ghost's own settings, on the database and the storage of a test.
 
     :param code: what is run before the application is made.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], code: str = "") -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], code: str = "", *, workers: int = 1
+    ) -> None:
         self.port = free_port()
         self.folder = folder
         folder.mkdir(exist_ok=True)
@@ -52,7 +54,7 @@ class Gunicorn:
         self.log = folder / "output.log"
         environment = environ_for(settings, folder) | {
             "API_PORT": str(self.port),
-            "WEB_CONCURRENCY": "1",
+            "WEB_CONCURRENCY": str(workers),
         }
         with self.log.open("wb") as stream:
             self.process = subprocess.Popen(

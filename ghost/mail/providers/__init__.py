@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -11,7 +12,6 @@ from ghost.config_mail import read_sendgrid_url, read_ses_url, read_smtp_url
 from ghost.mail.providers.base import Delivery, NotSent, Provider, Refused, Unreachable
 from ghost.mail.providers.failover import FailoverProvider
 from ghost.mail.providers.local import ConsoleProvider, FileProvider, MemoryProvider, outbox
-from ghost.mail.providers.sendgrid import SendGridProvider
 from ghost.mail.providers.smtp import SmtpProvider
 
 __all__ = [
@@ -70,12 +70,11 @@ def _provider_for(parts: SplitResult, root: Path, timeout_seconds: float) -> Pro
     if parts.scheme in ("smtp", "smtps"):
         return SmtpProvider(read_smtp_url(parts, root), timeout_seconds=timeout_seconds)
     if parts.scheme == "ses":
-        account = read_ses_url(parts)  # which sees that boto3 is there
-        ses = importlib.import_module("ghost.mail.providers.ses")
-        provider: Provider = ses.SesProvider(account, timeout_seconds=timeout_seconds)
-        return provider
+        ses_account = read_ses_url(parts)  # which sees that boto3 is there
+        return _load("ses", "SesProvider")(ses_account, timeout_seconds=timeout_seconds)
     if parts.scheme == "sendgrid":
-        return SendGridProvider(read_sendgrid_url(parts), timeout_seconds=timeout_seconds)
+        account = read_sendgrid_url(parts)
+        return _load("sendgrid", "SendGridProvider")(account, timeout_seconds=timeout_seconds)
     if parts.query:
         raise ValueError(f"no options behind {parts.scheme}://")
     if parts.scheme == "file":
@@ -90,3 +89,10 @@ def _provider_for(parts: SplitResult, root: Path, timeout_seconds: float) -> Pro
     raise ValueError(
         f"smtp, smtps, ses, sendgrid, file, console or memory, not the scheme {parts.scheme!r}"
     )
+
+
+def _load(module: str, name: str) -> Callable[..., Provider]:
+    """A provider whose libraries take long to import, and which few use."""
+    loaded = importlib.import_module(f"ghost.mail.providers.{module}")
+    provider: Callable[..., Provider] = getattr(loaded, name)
+    return provider
