@@ -28,8 +28,8 @@ def _nothing() -> None:
 @dataclass(slots=True)
 class _Aftermath:
     transaction: SessionTransaction | None
-    on_commit: Callable[[], None]
-    on_rollback: Callable[[], None]
+    on_commit: Callable[[], object]
+    on_rollback: Callable[[], object]
     is_sent: bool = False
 
     def note_sending(self, _connection: sa.Connection) -> None:
@@ -38,7 +38,7 @@ class _Aftermath:
 
 
 def follow(
-    *, on_commit: Callable[[], None] = _nothing, on_rollback: Callable[[], None] = _nothing
+    *, on_commit: Callable[[], object] = _nothing, on_rollback: Callable[[], object] = _nothing
 ) -> None:
     """Have one of two functions called when the transaction of `db.session` has ended.
 
@@ -52,14 +52,19 @@ def follow(
     session.info.setdefault(_KEY, []).append(aftermath)
 
 
-def discard(*keys: str) -> None:
-    """Delete bytes that no row names; what can't be deleted now is left to the sweeper."""
+def discard(*keys: str) -> bool:
+    """Delete bytes that no row names; what can't be deleted now is left to the sweeper.
+
+    :returns: whether all of them are deleted.
+    """
     try:
         current_storage().delete(keys)
     except Exception as error:
         logger.bind(error=str(error), keys=keys).warning(
             "bytes of files could not be deleted; the sweeper will do it"
         )
+        return False
+    return True
 
 
 @event.listens_for(Session, "after_commit")

@@ -48,14 +48,20 @@ def _line(title: str, count: int, size: int, deleted: int) -> str:
 
 @files_group.command("verify")
 def verify_command() -> None:
-    """Read all files, and name those whose bytes are gone or damaged; exit status 1 if any."""
+    """Read all files, and name those whose bytes are gone, damaged or unreadable.
+
+    Exit status 1 if there are any.
+    """
     findings: list[verifying.Finding] = []
-    with _said_in_words():
-        total = verifying.total_size()
-        with click.progressbar(length=total, label="Verifying") as progress:
-            findings.extend(verifying.verify(progress.update))
-    for finding in findings:
-        click.echo(f"{finding.id} {finding.problem}: {finding.key}")
+    try:
+        with _said_in_words():
+            total = verifying.total_size()
+            with click.progressbar(length=total, label="Verifying") as progress:
+                for finding in verifying.verify(progress.update):
+                    findings.append(finding)
+    finally:  # also what was found before something went wrong
+        for finding in findings:
+            click.echo(f"{finding.id} {finding.problem}: {finding.key}")
     if findings:
         raise click.ClickException(f"{len(findings)} of the files are not as they were stored.")
     click.echo("All files are as they were stored.")
@@ -66,11 +72,12 @@ def sweep_command() -> None:
     """Purge deleted files whose time is over, and delete bytes that belong to no file.
 
     Workers do the same by themselves, about once an hour. Files whose bytes are gone are named,
-    and stay; exit status 1 if there are any.
+    and stay; exit status 1 if there are any, or something could not be deleted.
     """
-    purged = stale = orphans = 0
+    purged = stale = orphans = failed = 0
     missing: list[UUID] = []
     with _said_in_words():
+        sweep.check_place()
         temporary = sweep.remove_temporary(utcnow())
         while count := sweep.purge_deleted(utcnow()):
             purged += count
@@ -80,6 +87,7 @@ def sweep_command() -> None:
         with click.progressbar(_portions(), label="Sweeping") as portions:
             for portion in portions:
                 orphans += portion.orphans
+                failed += portion.failed
                 missing.extend(portion.missing)
     click.echo(
         f"{purged} deleted files purged, {stale} variants, {orphans} orphans and {temporary} "
@@ -87,8 +95,12 @@ def sweep_command() -> None:
     )
     for file_id in missing:
         click.echo(f"{file_id} missing")
+    if failed:
+        click.echo(f"{failed} orphans could not be deleted.")
     if missing:
         raise click.ClickException(f"{len(missing)} files have lost their bytes.")
+    if failed:
+        raise click.ClickException("Not all could be swept; the log says why.")
 
 
 def _portions() -> Iterator[sweep.Portion]:

@@ -51,6 +51,11 @@ def sweep_storage(after: str = "") -> dict[str, int]:
     """
     ends_at = time.monotonic() + RUN_SECONDS
     counts = {"seen": 0, "orphans": 0, "missing": 0, "temporary": 0, "variants": 0}
+    try:
+        sweep.check_place()
+    except sweep.PlaceTaken as error:
+        logger.error(error.message)
+        return counts
     if not after:
         while count := sweep.delete_stale_variants(utcnow()):
             counts["variants"] += count

@@ -35,7 +35,10 @@ class StoredFile(VersionMixin, SoftDeleteMixin, TimestampMixin, Model):
 
     # No foreign key: a file outlives its account until its bytes are gone.
     owner_id: Mapped[UUID]
-    key: Mapped[str] = mapped_column(sa.String(200), unique=True)
+    # In the order of bytes, as the storage has them, whatever the database's language.
+    key: Mapped[str] = mapped_column(
+        sa.String(200).with_variant(sa.String(200, collation="C"), "postgresql"), unique=True
+    )
     filename: Mapped[str] = mapped_column(sa.String(255))
     content_type: Mapped[str] = mapped_column(sa.String(127))
     category: Mapped[str] = mapped_column(sa.String(10))

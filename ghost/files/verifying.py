@@ -14,9 +14,13 @@ import sqlalchemy as sa
 from ghost.database import db_manager
 from ghost.files.models import StoredFile
 from ghost.files.storage import current_storage
-from ghost.files.storage.base import Missing
+from ghost.files.storage.base import Missing, StorageUnavailable
 
 BATCH = 500
+# So many files in a row that can't be read are no files that can't be read.
+UNREADABLE_IN_A_ROW = 10
+
+Problem = Literal["missing", "damaged", "unreadable"]
 
 _files: Any = StoredFile.__table__
 
@@ -27,7 +31,7 @@ class Finding:
 
     id: UUID
     key: str
-    problem: Literal["missing", "damaged"]
+    problem: Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +66,13 @@ def total_size() -> int:
 
 
 def verify(advance: Callable[[int], None]) -> Iterator[Finding]:
-    """Read every file, the oldest first, and give those whose bytes are gone or others.
+    """Read every file, the oldest first, and give those whose bytes are gone, others or unreadable.
 
     :param advance: told how many bytes are dealt with.
     :raises StorageUnavailable: the storage is away.
     """
     after: UUID | None = None
+    unreadable = 0
     while True:
         statement = sa.select(_files.c.id, _files.c.key, _files.c.size, _files.c.sha256)
         if after is not None:
@@ -79,12 +84,15 @@ def verify(advance: Callable[[int], None]) -> Iterator[Finding]:
             if problem is not None and _is_there(row.id):  # and not purged meanwhile
                 yield Finding(row.id, row.key, problem)
             advance(row.size)
+            unreadable = unreadable + 1 if problem == "unreadable" else 0
+            if unreadable == UNREADABLE_IN_A_ROW:
+                raise StorageUnavailable
         if len(rows) < BATCH:
             return
         after = rows[-1].id
 
 
-def _look_at(key: str, sha256: str) -> Literal["missing", "damaged"] | None:
+def _look_at(key: str, sha256: str) -> Problem | None:
     digest = hashlib.sha256()
     try:
         with closing(current_storage().read(key)) as pieces:
@@ -92,6 +100,8 @@ def _look_at(key: str, sha256: str) -> Literal["missing", "damaged"] | None:
                 digest.update(piece)
     except Missing:
         return "missing"
+    except StorageUnavailable:
+        return "unreadable"
     return None if digest.hexdigest() == sha256 else "damaged"
 
 

@@ -39,12 +39,12 @@ def make_file(app: Flask) -> FileFactory:
                 "content_type": "text/plain",
                 "category": "text",
                 "visibility": PRIVATE,
+                "sha256": hashlib.sha256(content).hexdigest(),
             } | values
             file = StoredFile(
                 id=file_id,
                 key=f"2026/11/{file_id}",
                 size=len(content),
-                sha256=hashlib.sha256(content).hexdigest(),
                 **described,
             )
             with current_storage().create(file.key, "application/octet-stream") as writer:

@@ -148,6 +148,79 @@ def test_portions_join_without_a_gap(
     assert sum(portion.orphans for portion in portions) == 2
 
 
+def test_a_file_that_is_purged_while_the_storage_is_swept_is_not_lost(
+    app: Flask, make_file: FileFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purged, lost = (make_file(created_at=utcnow() - DAY) for _ in range(2))
+    named = sweep._named
+
+    def purge_meanwhile(*stretch: Any) -> Any:
+        rows = named(*stretch)
+        with db_manager.transaction() as connection:
+            connection.execute(sa.delete(StoredFile).where(StoredFile.id == purged.id))
+        return rows
+
+    monkeypatch.setattr(sweep, "_named", purge_meanwhile)
+    with app.app_context():
+        current_storage().delete([purged.key, lost.key])
+
+        assert sweep.sweep_portion(utcnow()).missing == (lost.id,)
+
+
+def test_an_empty_storage_is_held_against_few_rows_at_a_time(
+    app: Flask, make_file: FileFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that was not mounted, say."""
+    monkeypatch.setattr(sweep, "BATCH", 3)
+    files = [make_file(created_at=utcnow() - DAY) for _ in range(8)]
+    statements: list[str] = []
+    with app.app_context():
+        current_storage().delete([file.key for file in files])
+        sa.event.listen(
+            db.engine, "before_cursor_execute", lambda *values: statements.append(values[2])
+        )
+        portions = [sweep.sweep_portion(utcnow())]
+        while portions[-1].last is not None:
+            portions.append(sweep.sweep_portion(utcnow(), portions[-1].last))
+
+    assert [len(portion.missing) for portion in portions] == [3, 3, 2]
+    assert len(statements) <= 3 * 5
+
+
+@pytest.mark.only_on("postgresql")
+def test_rows_are_found_in_the_order_of_the_storage_by_an_index(app: Flask) -> None:
+    with app.app_context():
+        plan = "EXPLAIN SELECT id FROM files WHERE key > 'a' ORDER BY key LIMIT 500"
+        db.session.execute(
+            sa.text("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")
+        )
+        lines = db.session.scalars(sa.text(plan)).all()
+
+    assert any("uq_files_key" in line for line in lines), lines
+    assert not any("Sort" in line for line in lines)
+
+
+def test_the_storage_of_another_database_is_not_swept(
+    app: Flask, jobs: Jobs, make_file: FileFactory, stored_keys: Keys
+) -> None:
+    make_file()
+    orphan = f"2026/11/{uuid7()}"
+    with app.app_context():
+        put(orphan, hours_ago=2)
+        current_storage().claim("somebody-else")
+    begin(app, utcnow())
+
+    jobs.run_all()
+
+    assert orphan in stored_keys()
+
+
+def test_a_place_is_swept_again_and_again_by_its_database(app: Flask) -> None:
+    with app.app_context():
+        sweep.check_place()
+        sweep.check_place()
+
+
 def test_temporary_files_of_killed_writers_are_removed(app: Flask) -> None:
     with app.app_context():
         with current_storage().create("2026/11/a", "text/plain") as writer:

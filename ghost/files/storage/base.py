@@ -12,6 +12,9 @@ from typing import BinaryIO, Protocol
 
 from ghost.errors import ServiceUnavailable
 
+# Whose place it is; no key, and so never listed.
+MARK = ".ghost"
+MAX_MARK_BYTES = 200
 # What is read at once, in bytes.
 PIECE_BYTES = 256 * 1024
 
@@ -112,6 +115,13 @@ class Storage(Protocol):
         :param headers: what the store is to answer with: Content-Type, Content-Disposition and
             Cache-Control.
         :returns: None where that is not possible: a disk.
+        """
+
+    def claim(self, holder: str) -> str:
+        """Note whose place this is, if nobody has yet.
+
+        :param holder: a name, in ASCII.
+        :returns: whose it is.
         """
 
     def check(self) -> str | None:

@@ -16,6 +16,8 @@ from typing import BinaryIO
 from loguru import logger
 
 from ghost.files.storage.base import (
+    MARK,
+    MAX_MARK_BYTES,
     PIECE_BYTES,
     Missing,
     StorageUnavailable,
@@ -201,6 +203,26 @@ class DiskStorage:
     def signed_url(self, key: str, seconds: int, headers: Mapping[str, str]) -> None:
         """A disk has no addresses. See `Storage.signed_url`."""
         check_key(key)
+
+    def claim(self, holder: str) -> str:
+        """Write a hidden file, once. See `Storage.claim`."""
+        with _writing(MARK):
+            with self._open_folder((DRAFTS,), makes=True) as drafts:
+                draft = f"mark.{secrets.token_hex(8)}"
+                handle = os.open(draft, _DRAFT, self._file_mode, dir_fd=drafts)
+                try:
+                    _write(handle, holder.encode())
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+                with self._open_folder(()) as root:
+                    with suppress(FileExistsError):
+                        os.link(draft, MARK, src_dir_fd=drafts, dst_dir_fd=root)
+                        os.fsync(root)
+                    os.unlink(draft, dir_fd=drafts)
+                    mark = os.open(MARK, _FILE, dir_fd=root)
+            with os.fdopen(mark, "rb") as file:
+                return file.read(MAX_MARK_BYTES).decode("ascii", "replace")
 
     def check(self) -> str | None:
         """Write and delete a file, and see how full the disk is. See `Storage.check`."""

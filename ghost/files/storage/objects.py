@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import obstore
 from loguru import logger
-from obstore.exceptions import BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from ghost.config_storage import BucketPlace
 from ghost.files.storage.base import (
+    MARK,
+    MAX_MARK_BYTES,
     PIECE_BYTES,
     Missing,
     StorageUnavailable,
@@ -184,6 +186,17 @@ class ObjectStorage:
         with self._calling(key):
             url: str = obstore.sign(self._store, "GET", key, timedelta(seconds=seconds))
         return self._add_headers(url, headers)
+
+    def claim(self, holder: str) -> str:
+        """Write a hidden object, once. See `Storage.claim`."""
+        with self._calling(MARK):
+            try:
+                found = obstore.get(self._store, MARK).bytes()
+            except FileNotFoundError:
+                with suppress(AlreadyExistsError):
+                    obstore.put(self._store, MARK, holder.encode(), mode="create")
+                found = obstore.get(self._store, MARK).bytes()
+            return bytes(found)[:MAX_MARK_BYTES].decode("ascii", "replace")
 
     def check(self) -> None:
         """Write and delete a small object. See `Storage.check`."""

@@ -238,3 +238,10 @@ def test_what_is_no_key_is_refused(storage: Storage, key: str) -> None:
     ):
         with pytest.raises(ValueError, match="is no key"):
             use()
+
+
+def test_a_place_belongs_to_who_claims_it_first(storage: Storage) -> None:
+    assert storage.claim("one") == "one"
+    assert storage.claim("another") == "one"
+    assert storage.claim("one") == "one"
+    assert list(storage.list()) == []
