@@ -128,6 +128,15 @@ def get_upload(owner_id: UUID, upload_id: UUID) -> UploadState:
 # --- Going on -------------------------------------------------------------------------------------
 
 
+def check_offset(upload: UploadState, offset: int) -> None:
+    """Refuse bytes that do not follow those that have arrived.
+
+    :raises WrongOffset: this is not how much has arrived, or all has.
+    """
+    if upload.offset != offset or upload.file_id is not None:
+        raise WrongOffset(f"{upload.offset} bytes have arrived.")
+
+
 @contextmanager
 def writing(owner_id: UUID, upload_id: UUID, offset: int) -> Iterator[Turn]:
     """Take the turn at an upload for a block, in which the file that comes of it is committed.
@@ -135,12 +144,11 @@ def writing(owner_id: UUID, upload_id: UUID, offset: int) -> Iterator[Turn]:
     No transaction may be open.
 
     :raises NotFound, UploadGone: as `get_upload`.
-    :raises WrongOffset: this is not how much has arrived, or all has.
+    :raises WrongOffset: as `check_offset`.
     :raises Locked: somebody else is writing.
     """
     upload = get_upload(owner_id, upload_id)
-    if upload.offset != offset or upload.file_id is not None:
-        raise WrongOffset(f"{upload.offset} bytes have arrived.")
+    check_offset(upload, offset)
     turn = take_turn(upload)
     if turn is None:
         raise Locked

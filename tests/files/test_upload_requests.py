@@ -15,6 +15,7 @@ from werkzeug.datastructures import Headers
 from ghost.database import db
 from ghost.errors import BadRequest, ValidationFailed
 from ghost.files.models import FileUsage, StoredFile, Upload
+from ghost.files.receiving import Body
 from ghost.files.tus import Description, read_checksum, read_description
 from ghost.testing.clients import Client
 from ghost.testing.factories import UserFactory
@@ -237,6 +238,19 @@ def test_only_so_many_uploads_are_unfinished_at_a_time(
     assert create(ada).status_code == 201
 
 
+def test_nobody_waits_for_a_refused_request_that_is_still_being_sent(
+    ada: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    are_held: list[bool] = []
+    monkeypatch.setattr(Body, "drain", lambda _body: are_held.append(db.session().in_transaction()))
+    urls = [begin(ada) for _ in range(3)]
+
+    assert create_with(ada, TEXT, len(TEXT)).status_code == 429
+    assert send(ada, urls[0], 7, TEXT).status_code == 409
+
+    assert are_held == [False, False]
+
+
 @pytest.mark.parametrize(
     ("name", "label"),
     [
@@ -374,12 +388,13 @@ def test_a_beginning_whose_bytes_are_refused_leaves_nothing(
 # --- Going on -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("offset", [1, 11, 24, 25, 10**17])
-def test_bytes_for_another_place_are_409(ada: Client, offset: int) -> None:
+@pytest.mark.parametrize("data", [b"", TEXT], ids=["none", "too many"])
+@pytest.mark.parametrize("offset", [0, 1, 11, 24, 25, 10**17])
+def test_bytes_for_another_place_are_409(ada: Client, offset: int, data: bytes) -> None:
     url = begin(ada)
     send(ada, url, 0, TEXT[:10])
 
-    response = send(ada, url, offset, b"")
+    response = send(ada, url, offset, data)
 
     assert response.status_code == 409
     assert ada.head(url, headers=TUS).headers["Upload-Offset"] == "10"

@@ -191,7 +191,8 @@ def test_the_last_request_may_be_repeated_without_bytes_when_its_answer_was_lost
     assert again.status_code == 204
     assert again.headers["Upload-File-Id"] == first.headers["Upload-File-Id"]
     assert count(app, StoredFile) == 1
-    assert send(ada, url, 0, TEXT).status_code == 409
+    for offset in (0, 10, len(TEXT)):
+        assert send(ada, url, offset, TEXT).status_code == 409
 
 
 def test_pieces_that_the_storage_has_lost_end_the_upload(app: Flask, ada: Client) -> None:
