@@ -273,8 +273,7 @@ def _give_up(turn: Turn) -> None:
 def _end_now(is_over: sa.ColumnElement[bool]) -> None:
     with db_manager.transaction() as connection:
         ended = end_uploads(connection, is_over)
-    for upload_id in ended:
-        discard_pieces(upload_id)
+    discard_pieces(*ended)
 
 
 def end_uploads(connection: sa.Connection, is_over: sa.ColumnElement[bool]) -> list[UUID]:
