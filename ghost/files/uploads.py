@@ -41,6 +41,8 @@ from ghost.logging import logger
 from ghost.models import utcnow
 from ghost.retention import repair_with
 
+# In what time one of several uploads may well be finished.
+ONE_LESS_SECONDS = 60
 # The statuses with which a file is refused for what it is; all others may be tried again.
 _REFUSALS = (413, 415, 422)
 
@@ -55,6 +57,9 @@ class UploadGone(GhostError):
 
 class TooManyUploads(RateLimited):
     """The account has `storage.max_uploads` unfinished uploads."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"Retry-After": str(ONE_LESS_SECONDS)})
 
 
 class WrongOffset(Conflict):
@@ -174,8 +179,8 @@ def append(turn: Turn, data: Iterator[bytes], checksum: Checksum | None) -> Stor
     :raises Locked: somebody else has the turn now.
     :raises StorageUnavailable: there is no room, or the storage is away.
     :raises OwnerDeleted: the owner's account was deleted meanwhile.
-    :raises ValidationFailed, TypeRefused, NotAnImage, ImageTooLarge: the file is refused, and the
-        upload is over.
+    :raises ValidationFailed, TypeRefused, NotAnImage, ImageTooLarge, OverQuota: the file is
+        refused, and the upload is over.
     """
     length = turn.upload.length
     arriving = Arriving(data, length - turn.offset, checksum)
@@ -223,13 +228,18 @@ def _finish(turn: Turn, last: Sequence[Piece]) -> StoredFile:
         discard(arrival.key)
         raise
     follow(on_commit=lambda: discard_pieces(upload.id))
-    return services.add(
-        arrival,
-        owner_id=upload.owner_id,
-        visibility=upload.visibility,
-        details=upload.details,
-        release=upload.length,
-    )
+    try:
+        return services.add(
+            arrival,
+            owner_id=upload.owner_id,
+            visibility=upload.visibility,
+            details=upload.details,
+            release=upload.length,
+        )
+    except quota.OverQuota:  # a picture that is stored anew may be larger than it came
+        db.session.rollback()
+        _give_up(turn)
+        raise
 
 
 # --- Giving up ------------------------------------------------------------------------------------

@@ -477,6 +477,23 @@ def test_the_sweep_of_the_storage_leaves_pieces_of_unfinished_uploads_alone(
     assert left_in_storage(app) == [kept]
 
 
+def test_the_sweep_of_the_storage_deletes_what_a_finished_upload_has_left(
+    app: Flask, ada: Client
+) -> None:
+    url = begin(ada)
+    send(ada, url, 0, TEXT)
+    key = f"uploads/{url.rpartition('/')[2]}/0-{uuid4().hex}"
+    with app.app_context():
+        with current_storage().create(key, OPAQUE) as writer:
+            writer.write(TEXT)
+            writer.commit()
+
+        assert sweep.sweep_portion(utcnow() + timedelta(hours=2)).orphans == 1
+
+    assert left_in_storage(app) == []
+    assert ada.head(url, headers=TUS).headers["Upload-Offset"] == str(len(TEXT))
+
+
 def test_a_finished_upload_is_forgotten_in_time_and_its_file_counts_on(
     app: Flask, ada: Client
 ) -> None:
