@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from hostile import encode, picture
 from resumable import BYTES, TEXT, TUS, UPLOADS, begin, create, described, send
 from werkzeug.datastructures import Headers
 
@@ -16,6 +17,7 @@ from ghost.database import db
 from ghost.errors import BadRequest, ValidationFailed
 from ghost.files.models import FileUsage, StoredFile, Upload
 from ghost.files.receiving import Body
+from ghost.files.storage import current_storage
 from ghost.files.tus import Description, read_checksum, read_description
 from ghost.testing.clients import Client
 from ghost.testing.factories import UserFactory
@@ -250,6 +252,24 @@ def test_nobody_waits_for_a_refused_request_that_is_still_being_sent(
     assert send(ada, urls[0], 7, TEXT).status_code == 409
 
     assert are_held == [False, False]
+
+
+def test_a_picture_that_has_no_room_as_it_is_stored_ends_its_upload(
+    app: Flask, ada: Client
+) -> None:
+    data = encode(picture(400, 266), "WEBP", quality=1, method=6)  # which is stored in a better one
+    url = begin(ada, len(data), Upload_Metadata=described(filename="a.webp"))
+    for _ in range(2):
+        begin(ada, 4096)
+
+    response = send(ada, url, 0, data)
+
+    assert response.status_code == 413
+    assert response.json["error"]["message"].startswith("There is not enough room left")
+    assert ada.head(url, headers=TUS).status_code == 404
+    assert (used(app), rows(app, StoredFile)) == (8192, 0)
+    with app.app_context():
+        assert list(current_storage().list()) == []
 
 
 @pytest.mark.parametrize(
