@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -442,6 +443,24 @@ def test_more_bytes_than_lack_are_413(app: Flask, ada: Client) -> None:
     assert send(ada, url, 10, TEXT).status_code == 413
     assert ada.head(url, headers=TUS).headers["Upload-Offset"] == "10"
     assert send(ada, url, 10, TEXT[10:]).status_code == 204
+
+
+def test_more_bytes_in_chunks_than_lack_are_413(app: Flask, ada: Client) -> None:
+    url = begin(ada)
+    send(ada, url, 0, TEXT[:10])
+
+    response = ada.patch(
+        url,
+        input_stream=io.BytesIO(TEXT),  # of no declared length
+        content_type=BYTES,
+        headers={**TUS, "Upload-Offset": "10"},
+        environ_overrides={"wsgi.input_terminated": True},
+    )
+
+    assert response.status_code == 413
+    assert response.json["error"]["message"] == "These are more bytes than the upload lacks."
+    assert send(ada, url, 10, TEXT[10:]).status_code == 204
+    assert rows(app, StoredFile) == 1
 
 
 def test_no_bytes_change_nothing(ada: Client) -> None:

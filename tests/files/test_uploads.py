@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -18,7 +18,7 @@ from werkzeug.test import TestResponse
 
 from ghost.database import db
 from ghost.errors import ServiceUnavailable
-from ghost.files import sweep, uploads
+from ghost.files import sweep, upload_turns, uploads
 from ghost.files.models import FileUsage, StoredFile, Upload, UploadPiece
 from ghost.files.scanning import FileRejected, remove_scanner, scanner
 from ghost.files.storage import current_storage
@@ -378,6 +378,59 @@ def test_of_two_who_finish_one_makes_the_file(app: Flask, ada: Client) -> None:
     assert (used(app), left_in_storage(app)) == (len(TEXT), [])
     with app.app_context():
         assert len(list(current_storage().list())) == 1
+
+
+def test_the_turn_outlasts_the_checks_of_the_whole_file(app: Flask, ada: Client) -> None:
+    url = begin(ada)
+    answers: list[TestResponse] = []
+
+    @scanner
+    def take_a_while(_file: Any, _type: str) -> None:
+        with app.app_context():
+            until = db.session.scalars(sa.select(Upload.writing_until)).one()
+        later = timedelta(seconds=upload_turns.LEASE_SECONDS + 1)
+        change(app, writing_until=until - later)
+        answers.append(send(ada, url, 0, TEXT))
+
+    try:
+        response = send(ada, url, 0, TEXT)
+    finally:
+        remove_scanner(take_a_while)
+
+    assert (answers[0].status_code, response.status_code) == (423, 204)
+
+
+def test_bytes_behind_an_offset_that_has_changed_do_not_count(app: Flask, ada: Client) -> None:
+    url = begin(ada)
+
+    late = send_cut(ada, url, 0, TEXT[:5], then=lambda: change(app, offset=3))
+
+    assert late.status_code == 423
+    assert offset_of(ada, url) == 3
+    assert left_in_storage(app) == []
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"expires_at": utcnow() - timedelta(seconds=1)},
+        {"offset": 1},
+        {"file_id": uuid4()},
+        {"writing_until": utcnow() + timedelta(hours=1)},
+    ],
+    ids=lambda values: next(iter(values)),
+)
+def test_nobody_gets_the_turn_at_an_upload_that_has_changed_since_it_was_read(
+    app: Flask, ada: Client, values: dict[str, Any]
+) -> None:
+    url = begin(ada)
+    with app.app_context():
+        owner_id = db.session.scalars(sa.select(Upload.owner_id)).one()
+        db.session.rollback()
+        as_read = uploads.get_upload(owner_id, UUID(url.rpartition("/")[2]))
+        change(app, **values)
+
+        assert upload_turns.take_turn(as_read) is None
 
 
 def test_an_upload_may_be_given_up_while_it_is_written(app: Flask, ada: Client) -> None:
