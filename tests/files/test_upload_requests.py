@@ -451,9 +451,9 @@ def test_more_bytes_in_chunks_than_lack_are_413(app: Flask, ada: Client) -> None
 
     response = ada.patch(
         url,
-        input_stream=io.BytesIO(TEXT),  # of no declared length
+        input_stream=io.BytesIO(TEXT),
         content_type=BYTES,
-        headers={**TUS, "Upload-Offset": "10"},
+        headers={**TUS, "Upload-Offset": "10", "Transfer-Encoding": "chunked"},
         environ_overrides={"wsgi.input_terminated": True},
     )
 
