@@ -54,7 +54,7 @@ def sweep_storage(after: str = "") -> dict[str, int]:
     try:
         sweep.check_place()
     except sweep.PlaceTaken as error:
-        logger.error(error.message)
+        logger.bind(reason=error.message).error("the storage was not swept")
         return counts
     if not after:
         while count := sweep.delete_stale_variants(utcnow()):

@@ -10,12 +10,13 @@ from ghost.database import db
 from ghost.errors import TokenRevoked
 from ghost.users.models import User
 
-# The weakest lock that keeps out `lock_user`; uploads of one account don't wait for each other, nor
-# for its log-ins. On SQLite the whole transaction is exclusive already.
+# FOR NO KEY UPDATE: new sessions, which only name the account, don't wait for it. A weaker one
+# several could hold, and wait in a circle when they change the account after that. On SQLite the
+# whole transaction is exclusive already.
 _lock = (
     sa.select(User.deleted_at)
     .where(User.id == sa.bindparam("owner"))
-    .with_for_update(read=True, key_share=True)
+    .with_for_update(key_share=True)
 )
 
 

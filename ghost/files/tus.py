@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from werkzeug.datastructures import Headers
 
 from ghost.errors import BadRequest, GhostError, PreconditionFailed, ValidationFailed
+from ghost.files.metadata import MAX_METADATA_BYTES, check_metadata
 from ghost.files.models import PRIVATE, VISIBILITIES
 from ghost.http import read_json
 
@@ -21,7 +22,6 @@ VERSION = "1.0.0"
 EXTENSIONS = "creation,creation-with-upload,expiration,checksum,termination"
 ALGORITHMS = ("sha1", "sha256")
 MEDIA_TYPE = "application/offset+octet-stream"
-MAX_METADATA_BYTES = 4096
 
 _COUNT = re.compile(r"[0-9]{1,18}")  # of bytes, in what a database can hold
 _TYPE = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,126}")
@@ -173,12 +173,10 @@ def _details(value: str) -> dict[str, Any]:
     if len(value.encode()) > MAX_METADATA_BYTES:
         raise ValueError(f"Longer than {MAX_METADATA_BYTES} bytes.")
     try:
-        found = read_json(value.encode())
+        found = read_json(value.encode(), "The key metadata")
     except BadRequest as error:
         raise ValueError(error.message) from error
-    if not isinstance(found, dict):
-        raise ValueError("Send a JSON object.")
-    return found
+    return check_metadata(found)
 
 
 def wrong(header: str, message: str) -> ValidationFailed:
