@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -345,6 +346,30 @@ def test_a_variant_and_its_file_that_have_lost_their_bytes_are_not_there(
 
     assert get(client, stored_photo).status_code == 404
     assert rows(app) == []
+
+
+def test_no_more_variants_are_made_at_once_than_there_are_places(
+    app: Flask, client: Client, make_file: FileFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [make_photo(make_file) for _ in range(6)]
+    lock, working, most = threading.Lock(), 0, 0
+
+    def make(*values: Any) -> images.Picture:
+        nonlocal working, most
+        with lock:
+            working += 1
+            most = max(most, working)
+        time.sleep(0.1)
+        with lock:
+            working -= 1
+        return images.make_variant(*values)
+
+    monkeypatch.setattr(making, "make_variant", make)
+    with ThreadPoolExecutor(len(files)) as pool:
+        answers = list(pool.map(lambda file: get(app.test_client(), file).status_code, files))
+
+    assert answers == [200] * len(files)
+    assert most == workshop.BENCHES
 
 
 def claim_as(app: Flask, file: StoredFile, seconds: float) -> variant_rows.Claim | None:
