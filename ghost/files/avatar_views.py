@@ -19,6 +19,7 @@ from ghost.errors import (
     UnsupportedMediaType,
 )
 from ghost.files import services
+from ghost.files.aftermath import discard
 from ghost.files.arrivals import receive
 from ghost.files.avatars import MARKER, lock_for_avatar, set_avatar, settings_for_avatars
 from ghost.files.models import PUBLIC
@@ -116,6 +117,7 @@ def _put(user_id: UUID) -> APIResponse:
     try:
         user = _take_in(body, user_id)
     except GhostError:
+        db.session.rollback()  # the account may be locked, and its sender slow
         body.drain()
         raise
     db.session.commit()
@@ -136,9 +138,14 @@ def _take_in(body: Body, user_id: UUID) -> User:
         declared_type=form.declared_type,
         settings=settings_for_avatars(),
     )
-    file = services.add(arrival, owner_id=user_id, visibility=PUBLIC, details=MARKER)
-    user = _lock(user_id)
-    set_avatar(user, file)
+    try:
+        # Locked for a change from the first: `add` locks it too, but for reading, and two that
+        # come together would wait for each other.
+        user = _lock(user_id)
+    except BaseException:
+        discard(arrival.key)
+        raise
+    set_avatar(user, services.add(arrival, owner_id=user_id, visibility=PUBLIC, details=MARKER))
     return user
 
 

@@ -51,27 +51,55 @@ def set_avatar(user: User, file: StoredFile | None) -> None:
 
     :param user: locked by `lock_for_avatar`.
     """
-    former = _URL.fullmatch(user.avatar_url or "")
+    former = _file_of(user)
     if former is not None:
-        # Who deletes it at this moment has it locked, and waits for the account: see `forget`.
-        mine = StoredFile.id == UUID(former[1]), StoredFile.owner_id == user.id
-        statement = sa.select(StoredFile).where(*mine, StoredFile.deleted_at.is_(None))
-        found = db.session.scalar(statement.with_for_update(skip_locked=True))
-        if found is not None:
-            found.deleted_at = utcnow()
-    user.avatar_url = None if file is None else _url_of(file)
+        former.deleted_at = utcnow()
+    user.avatar_url = None if file is None else _url_of(file.id)
     db.session.flush()
 
 
+def lock_wearer(file_id: UUID) -> None:
+    """Lock the account whose avatar a file is, if it is one, before the file itself is locked.
+
+    A file is an avatar from its beginning or never becomes one. Locks are taken in one order, the
+    account and then its files, as by whoever deletes an account: see `ghost.files.owners`.
+    """
+    owner_id = sa.select(StoredFile.owner_id).where(StoredFile.id == file_id).scalar_subquery()
+    statement = sa.select(User.id).where(User.id == owner_id, User.avatar_url == _url_of(file_id))
+    db.session.execute(lock_row(statement))
+
+
 def forget(file: StoredFile) -> None:
-    """Take a file that is deleted away from the account whose avatar it is, if it is one."""
+    """Take a file away from the account whose avatar it is, if it is one: not all may see it.
+
+    :param file: locked, after `lock_wearer`.
+    """
     if file.category != "image":
         return
-    statement = sa.select(User).where(User.id == file.owner_id, User.avatar_url == _url_of(file))
-    user = db.session.scalar(lock_row(statement).execution_options(populate_existing=True))
+    statement = sa.select(User).where(User.id == file.owner_id, User.avatar_url == _url_of(file.id))
+    user = db.session.scalar(statement.execution_options(populate_existing=True))
     if user is not None:
         user.avatar_url = None
 
 
-def _url_of(file: StoredFile) -> str:
-    return f"{API_PREFIX}/files/{file.id}/images/{VARIANT}"
+def forget_lost(user: User) -> None:
+    """Take an account's avatar away if its file is not there any more.
+
+    :param user: locked.
+    """
+    if _URL.fullmatch(user.avatar_url or "") and _file_of(user) is None:
+        user.avatar_url = None
+
+
+def _file_of(user: User) -> StoredFile | None:
+    """The file of an account's avatar, locked."""
+    found = _URL.fullmatch(user.avatar_url or "")
+    if found is None:
+        return None
+    mine = StoredFile.id == UUID(found[1]), StoredFile.owner_id == user.id
+    statement = sa.select(StoredFile).where(*mine, StoredFile.deleted_at.is_(None))
+    return db.session.scalar(lock_row(statement).execution_options(populate_existing=True))
+
+
+def _url_of(file_id: UUID) -> str:
+    return f"{API_PREFIX}/files/{file_id}/images/{VARIANT}"

@@ -35,6 +35,7 @@ from ghost.files.image_values import (
     ImageTooLarge,
     Limits,
     NotAnImage,
+    OutOfMemory,
     Picture,
     Variant,
     check_limits,
@@ -126,7 +127,9 @@ def _refusing() -> Iterator[None]:
         yield
     except GhostError:
         raise
-    except (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except MemoryError as error:
+        raise OutOfMemory from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLarge from error
     # Decoders meet hostile bytes: OSError, SyntaxError, ValueError, struct.error, IndexError,
     # zlib.error, EOFError, KeyError, OverflowError and RuntimeError have all been seen.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ghost.errors import PayloadTooLarge, UnsupportedMediaType
+from ghost.errors import PayloadTooLarge, ServiceUnavailable, UnsupportedMediaType
 
 
 class NotAnImage(UnsupportedMediaType):
@@ -18,6 +18,12 @@ class ImageTooLarge(PayloadTooLarge):
     """A picture passes a limit; the message says which."""
 
     message = "This image is too large."
+
+
+class OutOfMemory(ServiceUnavailable):
+    """The machine had no memory for a picture, which says nothing about the picture."""
+
+    message = "Images can't be worked on at the moment. Please try again shortly."
 
 
 @dataclass(frozen=True, slots=True)

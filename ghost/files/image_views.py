@@ -9,20 +9,32 @@ from flask import Response, request
 
 from ghost.access import public
 from ghost.api import Blueprint
-from ghost.errors import PreconditionFailed, Unauthorized, UnsupportedMediaType
+from ghost.errors import PayloadTooLarge, PreconditionFailed, Unauthorized, UnsupportedMediaType
 from ghost.files.content_schemas import ContentQuery
 from ghost.files.content_views import documents_bytes
 from ghost.files.ranges import RangeNotSatisfiable
-from ghost.files.serving import serve
+from ghost.files.serving import serve, serve_if_there
 from ghost.files.signatures import LinkInvalid
+from ghost.files.storage.base import Missing
+from ghost.files.variant_rows import forget_lost
 from ghost.files.variants import find_variant
+from ghost.logging import logger
+from ghost.ratelimit import caller_or_source, rate_limit
 
 bp = Blueprint("file_images", __name__, url_prefix="/files", description="Variants of images.")
 
 
 @bp.get("/<uuid:file_id>/images/<variant>")
 @public
-@bp.errors(LinkInvalid, Unauthorized, PreconditionFailed, RangeNotSatisfiable, UnsupportedMediaType)
+@rate_limit("storage.download_limit", key=caller_or_source)
+@bp.errors(
+    LinkInvalid,
+    Unauthorized,
+    PreconditionFailed,
+    PayloadTooLarge,
+    RangeNotSatisfiable,
+    UnsupportedMediaType,
+)
 @documents_bytes
 @bp.arguments(ContentQuery, location="query")
 def get_image(query: dict[str, Any], file_id: UUID, variant: str) -> Response:
@@ -35,7 +47,14 @@ def get_image(query: dict[str, Any], file_id: UUID, variant: str) -> Response:
     made, the answer is 503 with `Retry-After`. A file that is no image, or a damaged one, has
     none (415).
     """
-    download, audience = find_variant(file_id, variant, query, request.headers.get("Accept"))
-    response = serve(download, audience, is_attachment=query["download"])
+    accept, is_attachment = request.headers.get("Accept"), query["download"]
+    download, audience = find_variant(file_id, variant, query, accept)
+    try:
+        response = serve_if_there(download, audience, is_attachment=is_attachment)
+    except Missing:
+        logger.bind(key=download.key).warning("a variant has lost its bytes and is made anew")
+        forget_lost(download.key)
+        download, audience = find_variant(file_id, variant, query, accept)
+        response = serve(download, audience, is_attachment=is_attachment)
     response.vary.add("Accept")
     return response

@@ -23,6 +23,7 @@ from ghost.files.image_values import (
     ImageTooLarge,
     Limits,
     NotAnImage,
+    OutOfMemory,
     Picture,
     Variant,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "ImageTooLarge",
     "Limits",
     "NotAnImage",
+    "OutOfMemory",
     "Picture",
     "Variant",
     "choose_content_type",
@@ -50,6 +52,7 @@ def inspect(file: BinaryIO, limits: Limits) -> ImageInfo:
 
     :raises ImageTooLarge: it passes a limit; nothing of it was decoded.
     :raises NotAnImage: it is of no allowed format, damaged, or cut off.
+    :raises OutOfMemory: there is no memory for it at the moment.
     """
     return _pixels().inspect(file, read_header(file, limits), limits)
 
@@ -59,7 +62,7 @@ def make_variant(file: BinaryIO, variant: Variant, content_type: str, limits: Li
 
     :param content_type: one of VARIANT_TYPES; what is transparent becomes white in a JPEG.
     :raises ImageTooLarge: as `inspect`.
-    :raises NotAnImage: as `inspect`.
+    :raises NotAnImage, OutOfMemory: as `inspect`.
     """
     return _pixels().make_variant(file, read_header(file, limits), variant, content_type, limits)
 
@@ -72,7 +75,7 @@ def strip(file: BinaryIO, limits: Limits) -> Picture:
     of them in memory, and lose colours. Of an animated PNG or AVIF the first frame is kept.
 
     :raises ImageTooLarge: as `inspect`.
-    :raises NotAnImage: as `inspect`.
+    :raises NotAnImage, OutOfMemory: as `inspect`.
     """
     return _pixels().strip(file, read_header(file, limits), limits)
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from ghost.config import current_config
 from ghost.database import db, db_manager, dialect_insert
-from ghost.files import sweep, uploads
+from ghost.files import avatars, sweep, uploads
 from ghost.files.aftermath import follow
 from ghost.files.models import StoredFile, Upload
 from ghost.files.upload_pieces import discard_pieces
@@ -20,6 +20,7 @@ from ghost.jobs.models import Lease
 from ghost.logging import logger
 from ghost.models import utcnow
 from ghost.retention import repair_with
+from ghost.users.models import User
 from ghost.users.signals import user_deleted, user_restored
 
 SWEEP_EVERY = timedelta(hours=1)
@@ -57,7 +58,7 @@ def sweep_storage(after: str = "") -> dict[str, int]:
     try:
         sweep.check_place()
     except sweep.PlaceTaken as error:
-        logger.error(error.message)
+        logger.bind(reason=error.message).error("the storage was not swept")
         return counts
     if not after:
         while count := sweep.delete_stale_variants(utcnow()):
@@ -128,8 +129,12 @@ def _delete_with_account(_app: Any, *, user_id: UUID, deleted_at: datetime) -> N
 
 @user_restored.connect
 def _restore_with_account(_app: Any, *, user_id: UUID, deleted_at: datetime) -> None:
-    """Take back the deletion of the files that went with an account, as far as they are there."""
+    """Take back the deletion of the files that went with an account, as far as they are there.
+
+    Where that of its avatar was purged, it has none.
+    """
     _mark((_files.c.owner_id == user_id) & (_files.c.deleted_at == deleted_at), None)
+    avatars.forget_lost(db.session.get_one(User, user_id))
 
 
 def _mark(which: sa.ColumnElement[bool], deleted_at: datetime | None) -> None:

@@ -212,6 +212,7 @@ def lock_for_change(caller: Caller, file_id: UUID) -> StoredFile:
     :raises NotFound: there is none, or they may not see it.
     :raises Forbidden: they may see it, and no more.
     """
+    avatars.lock_wearer(file_id)
     statement = lock_row(
         sa.select(StoredFile).where(StoredFile.id == file_id, StoredFile.deleted_at.is_(None))
     )
@@ -228,6 +229,8 @@ def lock_for_change(caller: Caller, file_id: UUID) -> StoredFile:
 def update_file(file: StoredFile, changes: Mapping[str, Any]) -> None:
     """Change a file's `filename`, `visibility` or `details`; flushes.
 
+    An account whose avatar it is has none once the file is private.
+
     :param file: locked by `lock_for_change`.
     :raises ValidationFailed: the new name has an extension that contradicts the content.
     """
@@ -240,6 +243,8 @@ def update_file(file: StoredFile, changes: Mapping[str, Any]) -> None:
                 details = {"json": {"filename": [error.message]}}
                 raise ValidationFailed(details=details) from error
         setattr(file, name, value)
+    if changes.get("visibility") == PRIVATE:
+        avatars.forget(file)
     db.session.flush()
 
 

@@ -86,14 +86,24 @@ def serve(download: Download, audience: Audience, *, is_attachment: bool = False
     :raises NotFound: there are no bytes, which is logged.
     :raises StorageUnavailable: the storage is away, or what is there is not what should be.
     """
-    headers = _headers(download, audience, is_attachment)
-    if not _is_wanted(download):
-        return _response(None, 304, headers)
     try:
-        return _send(current_storage(), download, headers)
+        return serve_if_there(download, audience, is_attachment=is_attachment)
     except Missing as error:
         logger.bind(key=download.key).error("the bytes of a file are missing")
         raise NotFound from error
+
+
+def serve_if_there(
+    download: Download, audience: Audience, *, is_attachment: bool = False
+) -> Response:
+    """As `serve`, for bytes that can be made anew.
+
+    :raises Missing: there are none.
+    """
+    headers = _headers(download, audience, is_attachment)
+    if not _is_wanted(download):
+        return _response(None, 304, headers)
+    return _send(current_storage(), download, headers)
 
 
 def _headers(download: Download, audience: Audience, is_attachment: bool) -> dict[str, str]:

@@ -181,9 +181,10 @@ def _details(value: str) -> dict[str, Any]:
     if len(value.encode()) > MAX_METADATA_BYTES:
         raise ValueError(f"Longer than {MAX_METADATA_BYTES} bytes.")
     try:
-        return check_metadata(read_json(value.encode()))
+        found = read_json(value.encode(), "The key metadata")
     except BadRequest as error:
         raise ValueError(error.message) from error
+    return check_metadata(found)
 
 
 def wrong(header: str, message: str) -> ValidationFailed:

@@ -146,6 +146,14 @@ def release(claimed: Claim) -> None:
         connection.execute(sa.delete(_variants).where(_is_still(claimed)))
 
 
+def forget_lost(key: str) -> None:
+    """Forget a variant whose bytes are gone, so that it can be made again."""
+    with db_manager.transaction() as connection:
+        connection.execute(
+            sa.delete(_variants).where(_variants.c.key == key, _variants.c.made_at.is_not(None))
+        )
+
+
 def give_up_abandoned(wanted: Wanted) -> None:
     """Note that whoever tries to make a variant dies of it."""
     now = utcnow()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -25,6 +26,8 @@ from ghost.models import utcnow
 WAIT_SECONDS: Final = 5.0
 # How long one that makes a variant itself has it.
 CLAIM_SECONDS: Final = 30.0
+# As long as anybody may wait behind a claim.
+YOUNG_SECONDS: Final = 2.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.02, 0.25
 
 _EXTENSIONS = {"image/avif": "avif", "image/jpeg": "jpg", "image/webp": "webp"}
@@ -78,15 +81,27 @@ def _provide(file: Any, variant: str, setting: VariantSetting, content_type: str
     match variant_rows.state_of(row, utcnow()):
         case State.MADE:
             return row
+        case State.HOPELESS:
+            raise NotAnImage
         case State.FREE if is_ours:
             _make(file.key, wanted, setting, deadline)
+            return _await(wanted, deadline)
+        case State.CLAIMED if is_ours and _is_young(row.claimed_until):
+            return _await(wanted, deadline)
         # One that was abandoned may have killed its process: no web worker tries it again.
         case State.FREE | State.ABANDONED:
             _order(file.id, variant, content_type)
-    if is_ours:
-        return _await(wanted, deadline)
     with seat():
         return _await(wanted, deadline)
+
+
+def _is_young(claimed_until: datetime) -> bool:
+    """Tell whether a request has claimed a variant just now: most are made within a second.
+
+    Behind an older claim, whose process may be dead, few may wait; behind a worker's too.
+    """
+    age = CLAIM_SECONDS - (claimed_until - utcnow()).total_seconds()
+    return abs(age) < YOUNG_SECONDS  # below zero, where another machine's clock is ahead
 
 
 def _make(file_key: str, wanted: Wanted, setting: VariantSetting, deadline: float) -> None:

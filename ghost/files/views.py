@@ -84,6 +84,7 @@ def upload_file() -> APIResponse:
     try:
         file = _take_in(body, current_user.id)
     except GhostError:
+        db.session.rollback()  # nothing is locked while the sender is listened to
         body.drain()
         raise
     db.session.commit()

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 from ghost.config import current_config
@@ -16,8 +16,10 @@ from ghost.logging import logger
 
 # Pictures that one process works on at once.
 BENCHES: Final = 2
-# Requests of one process that wait for the jobs' worker: each takes a thread.
+# Requests of one process that wait for a variant that others make: each takes a thread.
 SEATS: Final = 2
+# Requests of one process that bring a large picture: likewise.
+DESKS: Final = 2
 # A JPEG is decoded at a fraction of its size, and the others take more memory for each pixel.
 DEARER: Final = 2
 LOCK_FILE = "large-image.lock"
@@ -25,13 +27,15 @@ PAUSE_SECONDS = 0.1
 
 _benches = threading.BoundedSemaphore(BENCHES)
 _seats = threading.BoundedSemaphore(SEATS)
+_desks = threading.BoundedSemaphore(DESKS)
 
 
 def _renew() -> None:
     """In a forked child: threads of the parent may have been at work."""
-    global _benches, _seats
+    global _benches, _seats, _desks
     _benches = threading.BoundedSemaphore(BENCHES)
     _seats = threading.BoundedSemaphore(SEATS)
+    _desks = threading.BoundedSemaphore(DESKS)
 
 
 os.register_at_fork(after_in_child=_renew)
@@ -70,19 +74,30 @@ def bench(deadline: float) -> Iterator[None]:
         benches.release()
 
 
-@contextmanager
-def seat() -> Iterator[None]:
-    """Take a seat among the few requests that wait for the jobs' worker.
+def seat() -> AbstractContextManager[None]:
+    """Take a seat among the few requests that wait for somebody else to make a variant.
 
-    :raises WorkshopFull: all are taken.
+    :raises WorkshopFull: on entering, all are taken.
     """
-    seats = _seats
-    if not seats.acquire(blocking=False):
+    return _at_once(_seats)
+
+
+def desk() -> AbstractContextManager[None]:
+    """Take a place among the few requests that bring a large picture, before any waiting begins.
+
+    :raises WorkshopFull: on entering, all are taken.
+    """
+    return _at_once(_desks)
+
+
+@contextmanager
+def _at_once(places: threading.BoundedSemaphore) -> Iterator[None]:
+    if not places.acquire(blocking=False):
         raise WorkshopFull
     try:
         yield
     finally:
-        seats.release()
+        places.release()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from io import BytesIO
 from typing import Any
 from uuid import UUID, uuid4
@@ -16,10 +17,13 @@ from photographs import assert_bare, open_picture, photo
 from werkzeug.test import TestResponse
 
 from ghost.database import db
+from ghost.files import avatar_views, sweep
 from ghost.files.models import FileUsage, StoredFile
 from ghost.files.storage import current_storage
+from ghost.models import utcnow
 from ghost.testing.clients import Client
 from ghost.testing.factories import UserFactory
+from ghost.users import services as users
 from ghost.users.models import User
 
 pytestmark = pytest.mark.integration
@@ -136,6 +140,36 @@ def test_a_file_that_is_no_avatar_can_be_deleted_without_a_change_of_it(
     assert me.get("/api/v1/auth/me").json["data"]["avatar_url"] == url
 
 
+def test_an_account_whose_avatar_becomes_private_has_none(client: Client, ada: User) -> None:
+    me = client.as_user(ada)
+    first = put(me)
+    url = f"/api/v1/files/{file_id_of(first)}"
+
+    assert me.patch(url, json={"filename": "you.jpg"}).status_code == 200
+    assert me.get("/api/v1/auth/me").json["data"]["avatar_url"] is not None
+    assert me.patch(url, json={"visibility": "private"}).status_code == 200
+
+    assert me.get("/api/v1/auth/me").json["data"]["avatar_url"] is None
+    assert me.get(f"{url}/content").status_code == 200
+
+
+@pytest.mark.parametrize("is_purged", [True, False])
+def test_an_account_comes_back_with_its_avatar_or_without_a_dead_address(
+    app: Flask, client: Client, ada: User, is_purged: bool
+) -> None:
+    url = put(client.as_user(ada)).json["data"]["avatar_url"]
+    with app.app_context():
+        users.delete_user(users.lock_user(ada.id))
+        db.session.commit()
+        if is_purged:
+            sweep.purge_deleted(utcnow() + timedelta(days=3))
+        users.restore_user(users.lock_user(ada.id, with_deleted=True))
+        db.session.commit()
+
+        assert db.session.get_one(User, ada.id).avatar_url == (None if is_purged else url)
+    assert client.get(url).status_code == (404 if is_purged else 200)
+
+
 # --- Who may --------------------------------------------------------------------------------------
 
 
@@ -190,6 +224,19 @@ def test_an_old_version_is_refused_and_nothing_is_stored(
     assert me.delete(MINE, headers={"If-Match": first.headers["ETag"]}).status_code == 412
 
     assert sorted(stored(app, ada).values()) == [False, True]
+
+
+def test_nothing_is_locked_while_the_rest_of_a_refused_body_is_read(
+    client: Client, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_open: list[bool] = []
+    monkeypatch.setattr(
+        avatar_views.Body, "drain", lambda _body: is_open.append(db.session().in_transaction())
+    )
+
+    assert put(client.as_user(ada), If_Match='"999"').status_code == 412
+
+    assert is_open == [False]
 
 
 # --- What is refused ------------------------------------------------------------------------------

@@ -124,6 +124,23 @@ def test_a_file_waits_for_a_deletion_that_is_rolled_back(
         assert db.session.get(StoredFile, storing.result(10)) is not None
 
 
+def test_many_who_store_a_file_and_change_its_owner_do_not_wait_in_a_circle(
+    app: Flask, ada: User
+) -> None:
+    """As avatars do."""
+
+    def store_and_lock(_: int) -> None:
+        with app.app_context():
+            store([b"Hello"], owner_id=ada.id, filename="a.txt")
+            users.lock_user(ada.id).full_name = "Ada"
+            db.session.commit()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(store_and_lock, range(12)))
+
+    assert used(app) == 12 * 5
+
+
 @pytest.mark.usefixtures("deletes_ada")
 def test_a_form_of_an_account_that_is_deleted_meanwhile_is_refused(
     app: Flask, client: Client, ada: User, upload: Upload, stored_keys: Keys

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from io import BytesIO
+from tempfile import TemporaryFile
 from typing import Any
 
 import pytest
@@ -14,6 +19,7 @@ from flask import Flask
 from hostile import encode, picture
 from photographs import assert_bare, is_upright, open_picture, photo
 from PIL import Image
+from resumable import TUS, begin, described, send
 from stored_files import FileFactory
 
 from ghost.config import current_config
@@ -130,27 +136,152 @@ def test_without_a_place_for_the_lock_large_pictures_are_put_off(
     assert response.status_code == 503
 
 
-def test_the_process_has_limits_and_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_uploads_wait_for_the_process_and_the_others_are_told_at_once(
+    ada: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "ONLY_BENCH_SECONDS", 60)
+    monkeypatch.setattr(pictures, "BENCH_SECONDS", 60)
+
+    with workshop.desk(), workshop.desk(), workshop.bench(0), workshop.bench(0):
+        began = time.monotonic()
+        for name in ("JPEG", "PNG"):
+            form = {"file": (BytesIO(photo(name)), f"harbour.{name.lower()}")}
+            response = ada.post("/api/v1/files", data=form)
+            assert response.status_code == 503, response.text
+            assert "Retry-After" in response.headers
+
+    assert time.monotonic() - began < 5
+
+
+def ending(code: int) -> str:
+    return f"import os, signal; os._exit({code})"
+
+
+def dying(name: str) -> str:
+    return f"import os, signal; os.kill(os.getpid(), signal.{name})"
+
+
+@pytest.mark.parametrize(
+    ("program", "status"),
+    [
+        (dying("SIGSEGV"), 415),
+        (dying("SIGABRT"), 415),
+        (dying("SIGXCPU"), 413),
+        (dying("SIGKILL"), 503),  # the kernel has no memory
+        (dying("SIGTERM"), 503),
+        (ending(1), 503),  # a full disk
+        (ending(120), 503),
+        (ending(picture_process.NO_IMAGE), 415),
+        (ending(picture_process.TOO_LARGE), 413),
+    ],
+)
+def test_only_what_a_picture_does_to_its_process_refuses_the_picture(
+    ada: Client, monkeypatch: pytest.MonkeyPatch, program: str, status: int
+) -> None:
+    monkeypatch.setattr(pictures, "PROGRAM", program)
+
+    response = ada.post("/api/v1/files", data={"file": (BytesIO(photo("JPEG")), "harbour.jpg")})
+
+    assert response.status_code == status
+    assert ("Retry-After" in response.headers) is (status == 503)
+
+
+def test_a_resumable_upload_outlasts_a_process_that_was_killed(
+    ada: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = photo("JPEG")
+    url = begin(ada, len(content), Upload_Metadata=described(filename="harbour.jpg"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pictures, "PROGRAM", dying("SIGKILL"))
+        assert send(ada, url, 0, content).status_code == 503
+
+    offset = int(ada.head(url, headers=TUS).headers["Upload-Offset"])
+    assert send(ada, url, offset, content[offset:]).status_code == 204
+
+
+@pytest.mark.parametrize("part", ["TemporaryFile", "subprocess.run"])
+def test_a_disk_that_is_full_refuses_no_picture(
+    ada: Client, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def fail(*_values: Any, **_options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(f"ghost.files.pictures.{part}", fail)
+
+    response = ada.post("/api/v1/files", data={"file": (BytesIO(photo("JPEG")), "harbour.jpg")})
+
+    assert response.status_code == 503
+
+
+def run_process(setup: str, task: str, content: bytes) -> subprocess.CompletedProcess[bytes]:
+    """Run the process itself, with a line of Python before it begins."""
+    program = (
+        f"import sys; from ghost.files import picture_process as p; {setup}; p.main(*sys.argv[1:])"
+    )
+    limits = pictures.Limits()
+    numbers = (limits.max_bytes, limits.max_pixels, limits.max_frames, limits.max_frame_pixels)
+    with TemporaryFile() as source:
+        source.write(content)
+        source.flush()
+        return subprocess.run(
+            [sys.executable, "-c", program, task, *map(str, numbers)],
+            stdin=source,
+            capture_output=True,
+            timeout=30,
+            check=False,
+        )
+
+
+def test_the_process_works_under_its_limits() -> None:
+    done = run_process(
+        "import resource as r; p.run = lambda *_: print("
+        "r.getrlimit(r.RLIMIT_AS), r.getrlimit(r.RLIMIT_CPU), r.getrlimit(r.RLIMIT_CORE)) or 0",
+        "inspect",
+        b"",
+    )
+
+    memory, seconds = picture_process.MEMORY_BYTES, picture_process.PROCESSOR_SECONDS
+    killed = seconds + picture_process.KILL_AFTER_SECONDS
+    assert done.stdout.decode().strip() == f"{(memory, memory)} {(seconds, killed)} (0, 0)"
+
+
+def test_a_picture_that_needs_more_memory_than_the_process_has_is_too_large() -> None:
+    content = encode(picture(4000, 4000), "JPEG")
+    load = "import ghost.files.image_pixels, resource; p.MEMORY_BYTES = {}"
+    little = "int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize() + 30 * 2**20"
+
+    done = run_process(load.format(little), "strip", content)
+
+    assert done.returncode == picture_process.TOO_LARGE, done.stderr
+    assert run_process(load.format(2**32), "strip", content).returncode == 0
+
+
+def test_the_processor_s_time_is_limited_by_a_signal_that_tells_why() -> None:
+    done = run_process(
+        "p.PROCESSOR_SECONDS = 1; p.run = lambda *_: [0 for _ in iter(int, 1)]", "x", b""
+    )
+
+    assert done.returncode == -signal.SIGXCPU
+
+
+def test_the_process_has_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it is started with; that it works shows elsewhere."""
     seen: dict[str, Any] = {}
+    real = subprocess.run
 
-    class Done:
-        returncode = -6
-
-    def run(command: list[str], **options: Any) -> Done:
-        seen.update(options, command=command)
-        return Done()
+    def run(command: list[str], **options: Any) -> Any:
+        seen.update(options)
+        return real(command, **options)
 
     monkeypatch.setattr(pictures.subprocess, "run", run)
-    with (
-        pytest.raises(pictures.NotAnImage),
-        open(__file__, "rb") as source,  # noqa: PTH123
-    ):
-        pictures._run(source, BytesIO(), pictures.Limits(), task="strip")
+    with TemporaryFile() as source, TemporaryFile() as target:
+        source.write(photo("JPEG"))
+        source.flush()
+        pictures._run(source, target, pictures.Limits(), task="strip")
 
     assert set(seen["env"]) == {"PYTHONPATH"}
     assert seen["timeout"] == pictures.PROCESS_SECONDS
-    assert picture_process.MEMORY_BYTES <= 4 * 2**30
 
 
 # --- Variants -------------------------------------------------------------------------------------

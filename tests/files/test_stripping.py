@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from base64 import b64encode
 from collections.abc import Mapping
+from dataclasses import replace
 from io import BytesIO
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +17,9 @@ from hostile import SMUGGLED, animation
 from photographs import assert_bare, is_upright, open_picture, photo
 from werkzeug.test import TestResponse
 
+from ghost.config import current_config
 from ghost.database import db_manager
-from ghost.files import quota, scanning
+from ghost.files import arrivals, image_pixels, pictures, quota, scanning, workshop
 from ghost.files.storage import current_storage
 from ghost.testing.clients import Client
 from ghost.testing.factories import UserFactory
@@ -141,6 +145,47 @@ def test_a_picture_that_is_refused_leaves_nothing(app: Flask, ada: Client) -> No
 
     with app.app_context():
         assert {found.key for found in current_storage().list()} == before
+
+
+def test_a_picture_that_keeps_its_metadata_is_looked_at_all_the_same(
+    app: Flask, ada: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with app.app_context():
+        settings = current_config().storage
+    monkeypatch.setattr(
+        arrivals,
+        "current_config",
+        lambda: SimpleNamespace(storage=replace(settings, strip_metadata=False)),
+    )
+    content = photo("JPEG")
+
+    assert upload(ada, content[:-300], "harbour.jpg").status_code == 415
+    kept = upload(ada, content, "harbour.jpg")
+    assert kept.status_code == 201
+    assert ada.get(kept.json["data"]["url"]).data == content
+
+
+def test_no_more_pictures_are_stripped_at_once_than_there_are_places(
+    ada: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "BENCH_SECONDS", 0.1)
+
+    with workshop.bench(time.monotonic()), workshop.bench(time.monotonic()):
+        response = upload(ada, photo("JPEG"), "harbour.jpg")
+
+    assert response.status_code == 503
+    assert upload(ada, photo("JPEG"), "harbour.jpg").status_code == 201
+
+
+def test_a_want_of_memory_refuses_no_picture(ada: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_values: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(image_pixels, "_encode", fail)
+        assert upload(ada, photo("JPEG"), "harbour.jpg").status_code == 503
+
+    assert upload(ada, photo("JPEG"), "harbour.jpg").status_code == 201
 
 
 def test_a_scanner_sees_a_picture_as_it_came(ada: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -346,6 +346,15 @@ def test_metadata_that_is_none_is_422(app: Flask, ada: Client, metadata: str) ->
     assert used(app) == 0
 
 
+@pytest.mark.parametrize(
+    ("metadata", "expected"), [('{"a": "\\u0000"}', 422), ('{"a": "\\\\u0000"}', 201)]
+)
+def test_text_with_a_nul_in_metadata_is_refused(ada: Client, metadata: str, expected: int) -> None:
+    response = create(ada, Upload_Metadata=described(metadata=metadata))
+
+    assert response.status_code == expected
+
+
 # --- Beginning with bytes -------------------------------------------------------------------------
 
 

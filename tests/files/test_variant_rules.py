@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
+from uuid import uuid4
 
 import pytest
 from flask import Flask
@@ -113,3 +115,13 @@ def test_who_waits_for_a_bench_gets_it_when_it_is_left() -> None:
         assert not got.wait(0.1)
     assert got.wait(10)
     thread.join()
+
+
+@pytest.mark.integration
+def test_variants_count_as_downloads(make_app: Callable[..., Flask]) -> None:
+    client = make_app(
+        {"ratelimit": {"enabled": True}, "storage": {"download_limit": "2/minute"}}
+    ).test_client()
+    url = f"/api/v1/files/{uuid4()}/images/huge"
+
+    assert [client.get(url).status_code for _ in range(3)] == [404, 404, 429]

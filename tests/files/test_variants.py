@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -17,7 +20,7 @@ from werkzeug.test import TestResponse
 from ghost.config import current_config
 from ghost.config_storage import VariantSetting
 from ghost.database import db
-from ghost.files import images, making, variant_rows, variants
+from ghost.files import images, making, variant_jobs, variant_rows, variants, workshop
 from ghost.files.models import PRIVATE, PUBLIC, FileVariant, StoredFile
 from ghost.files.storage import current_storage
 from ghost.files.storage.base import StorageUnavailable
@@ -315,6 +318,110 @@ def test_who_waits_for_another_one_too_long_is_told_to_come_back(
 
     assert response.status_code == 503
     assert "Retry-After" in response.headers
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_variant_that_has_lost_its_bytes_is_made_anew(
+    app: Flask, client: Client, stored_photo: StoredFile, method: str
+) -> None:
+    first = get(client, stored_photo)
+    (lost,) = rows(app)
+    with app.app_context():
+        current_storage().delete([lost.key])
+
+    again = client.open(f"/api/v1/files/{stored_photo.id}/images/thumb", method=method)
+
+    assert again.status_code == 200
+    assert get(client, stored_photo).data == first.data
+    (row,) = rows(app)
+    assert row.key != lost.key
+
+
+def test_a_variant_and_its_file_that_have_lost_their_bytes_are_not_there(
+    app: Flask, client: Client, stored_photo: StoredFile
+) -> None:
+    get(client, stored_photo)
+    with app.app_context():
+        current_storage().delete([stored_photo.key, *(row.key for row in rows(app))])
+
+    assert get(client, stored_photo).status_code == 404
+    assert rows(app) == []
+
+
+def test_no_more_variants_are_made_at_once_than_there_are_places(
+    app: Flask, client: Client, make_file: FileFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [make_photo(make_file) for _ in range(6)]
+    lock, working, most = threading.Lock(), 0, 0
+
+    def make(*values: Any) -> images.Picture:
+        nonlocal working, most
+        with lock:
+            working += 1
+            most = max(most, working)
+        time.sleep(0.1)
+        with lock:
+            working -= 1
+        return images.make_variant(*values)
+
+    monkeypatch.setattr(making, "make_variant", make)
+    with ThreadPoolExecutor(len(files)) as pool:
+        answers = list(pool.map(lambda file: get(app.test_client(), file).status_code, files))
+
+    assert answers == [200] * len(files)
+    assert most == workshop.BENCHES
+
+
+def claim_as(app: Flask, file: StoredFile, seconds: float) -> variant_rows.Claim | None:
+    with app.app_context():
+        return variant_rows.claim(variant_rows.Wanted(file.id, THUMB, "image/jpeg"), seconds)
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [-1.0, 10.0, variant_jobs.CLAIM_SECONDS],
+    ids=["abandoned", "claimed for long", "claimed by a worker"],
+)
+def test_few_wait_for_a_maker_that_may_be_dead_and_the_others_are_told_at_once(
+    app: Flask,
+    client: Client,
+    stored_photo: StoredFile,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+) -> None:
+    monkeypatch.setattr(variants, "WAIT_SECONDS", 60)
+    claim_as(app, stored_photo, seconds)
+
+    with workshop.seat(), workshop.seat():
+        began = time.monotonic()
+        response = get(client, stored_photo)
+
+    assert response.status_code == 503
+    assert time.monotonic() - began < 5
+
+
+def test_all_wait_for_a_maker_that_has_just_begun(
+    app: Flask, client: Client, stored_photo: StoredFile
+) -> None:
+    claimed = claim_as(app, stored_photo, variants.CLAIM_SECONDS)
+    assert claimed is not None
+
+    with ThreadPoolExecutor(1) as pool, workshop.seat(), workshop.seat():
+        waiting = pool.submit(get, app.test_client(), stored_photo)
+        time.sleep(0.2)
+        assert not waiting.done()
+        with app.app_context():
+            setting = current_config().storage.variants["thumb"]
+            making.make(stored_photo.key, claimed, setting, "image/jpeg")
+        assert waiting.result(10).status_code == 200
+
+
+def test_a_damaged_picture_takes_no_seat(client: Client, make_file: FileFactory) -> None:
+    file = make_photo(make_file, photo("JPEG")[:-300])
+    get(client, file)
+
+    with workshop.seat(), workshop.seat():
+        assert get(client, file).status_code == 415
 
 
 def test_no_transaction_is_open_while_pixels_are_decoded(
