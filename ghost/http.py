@@ -186,38 +186,39 @@ _decoder = json.JSONDecoder(
 )
 
 
-def read_json(body: bytes) -> Any:
+def read_json(body: bytes, what: str = "The body") -> Any:
     """Read JSON that came from outside. See RFC 8259, section 8.1, for UTF-8.
 
+    :param what: it is, for whoever sent it.
     :raises BadRequest: malformed, not UTF-8, NaN or Infinity, a key twice, numbers out of range,
         lone surrogates, or nested deeper than 64.
     """
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BadRequest("The body is not UTF-8.") from error
+        raise BadRequest(f"{what} is not UTF-8.") from error
     if text.startswith("\ufeff"):
-        raise BadRequest("The body starts with a byte order mark.")
+        raise BadRequest(f"{what} starts with a byte order mark.")
     if text.count("[") + text.count("{") > MAX_JSON_DEPTH and _depth(text) > MAX_JSON_DEPTH:
         raise BadRequest("The JSON is nested too deeply.")
     try:
         found = _decoder.decode(text)
     except ValueError as error:
-        raise BadRequest("The body is not valid JSON.") from error
+        raise BadRequest(f"{what} is not valid JSON.") from error
     if "\\u" in text and _SURROGATE.search(text):
-        _refuse_lone_surrogates(found)
+        _refuse_lone_surrogates(found, what)
     return found
 
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def _refuse_lone_surrogates(value: Any) -> None:
+def _refuse_lone_surrogates(value: Any, what: str) -> None:
     """Refuse text that no encoding can write: answers, logs and databases would choke on it."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise BadRequest("The body holds half a character.") from error
+        raise BadRequest(f"{what} holds half a character.") from error
 
 
 # A string that never ends is taken to the end: looking for another one in it would take long.

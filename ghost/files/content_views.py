@@ -9,7 +9,7 @@ from flask import Response
 
 from ghost.access import current_user, login_required, public
 from ghost.api import APIResponse, Blueprint
-from ghost.errors import NotFound, PreconditionFailed, Unauthorized
+from ghost.errors import Forbidden, NotFound, PreconditionFailed, Unauthorized
 from ghost.files import contents, services
 from ghost.files.content_schemas import ContentQuery, LinkSchema, NewLink
 from ghost.files.ranges import RangeNotSatisfiable
@@ -61,17 +61,18 @@ def get_content(query: dict[str, Any], file_id: UUID) -> Response:
 
 @bp.post("/<uuid:file_id>/signed-url")
 @login_required
-@bp.errors(NotFound)
+@bp.errors(Forbidden, NotFound)
 @bp.arguments(NewLink)
 @bp.response(200, LinkSchema)
 def create_signed_url(data: dict[str, Any], file_id: UUID) -> APIResponse:
     """Make a URL that gives a file without a login.
 
-    For whoever may see the file. It is good for the given time, for GET and HEAD of this file (or
-    this `variant` of an image) alone, and as long as the file is not deleted; it can't be taken
-    back otherwise, also not by making the file private.
+    For the owner of the file, and callers with the permission `files:read_any`. It is good for the
+    given time, for GET and HEAD of this file (or this `variant` of an image) alone, and as long as
+    the file is not deleted; it can't be taken back otherwise, also not by making the file private.
     """
     file = services.get_file(current_user, file_id)
+    contents.check_may_pass_on(current_user, file)
     contents.check_variant(file, data["variant"])
     link = sign_url(file.id, data["expires_in"], variant=data["variant"], download=data["download"])
     return APIResponse(link, headers={"Cache-Control": "no-store"})

@@ -8,9 +8,9 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from ghost.access import Access, authenticate
+from ghost.access import Access, Caller, authenticate
 from ghost.config import current_config
-from ghost.errors import NotFound, Unauthorized, ValidationFailed
+from ghost.errors import Forbidden, NotFound, Unauthorized, ValidationFailed
 from ghost.files.models import PUBLIC, StoredFile
 from ghost.files.services import READ_ANY
 from ghost.files.serving import EVERYBODY, ONE_CALLER, Audience, Download, holder_of_link
@@ -88,6 +88,17 @@ def _audience_of(file: Any) -> Audience:
     if file is None or not (file.owner_id == caller.id or caller.can(READ_ANY)):
         raise NotFound
     return ONE_CALLER
+
+
+def check_may_pass_on(caller: Caller, file: StoredFile) -> None:
+    """Make sure that somebody may give a file that they see to others.
+
+    An address outlives the publicity of a file, so that of a stranger would keep it public.
+
+    :raises Forbidden: it is public, and somebody else's.
+    """
+    if file.owner_id != caller.id and not caller.can(READ_ANY):
+        raise Forbidden
 
 
 def check_variant(file: StoredFile, variant: str | None) -> None:

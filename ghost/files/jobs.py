@@ -11,8 +11,10 @@ import sqlalchemy as sa
 
 from ghost.config import current_config
 from ghost.database import db, db_manager, dialect_insert
-from ghost.files import avatars, sweep
-from ghost.files.models import StoredFile
+from ghost.files import avatars, sweep, uploads
+from ghost.files.aftermath import follow
+from ghost.files.models import StoredFile, Upload
+from ghost.files.upload_pieces import discard_pieces
 from ghost.jobs import current_job, job
 from ghost.jobs.models import Lease
 from ghost.logging import logger
@@ -29,6 +31,7 @@ SHOWN_IDS = 10
 
 _files: Any = StoredFile.__table__
 _leases: Any = Lease.__table__
+_uploads: Any = Upload.__table__
 
 
 @job(name="files.purge", queue="low", unique="args", timeout=600)
@@ -55,7 +58,7 @@ def sweep_storage(after: str = "") -> dict[str, int]:
     try:
         sweep.check_place()
     except sweep.PlaceTaken as error:
-        logger.error(error.message)
+        logger.bind(reason=error.message).error("the storage was not swept")
         return counts
     if not after:
         while count := sweep.delete_stale_variants(utcnow()):
@@ -112,7 +115,14 @@ def _is_due(connection: sa.Connection, now: datetime) -> bool:
 
 @user_deleted.connect
 def _delete_with_account(_app: Any, *, user_id: UUID, deleted_at: datetime) -> None:
-    """Delete the files of an account that is deleted, in the transaction that does so."""
+    """Delete the files of an account that is deleted, in the transaction that does so.
+
+    Its unfinished uploads end, for good.
+    """
+    unfinished = (_uploads.c.owner_id == user_id) & _uploads.c.file_id.is_(None)
+    ended = uploads.end_uploads(db.session.connection(), unfinished)
+    if ended:
+        follow(on_commit=lambda: discard_pieces(*ended))
     mine = (_files.c.owner_id == user_id) & _files.c.deleted_at.is_(None)
     _mark(mine, deleted_at)
 

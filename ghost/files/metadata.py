@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 MAX_METADATA_BYTES = 4096
+# As JSON writes it; behind another backslash it is text.
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def check_metadata(value: Any) -> dict[str, Any]:
@@ -18,6 +21,6 @@ def check_metadata(value: Any) -> dict[str, Any]:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     if len(text.encode()) > MAX_METADATA_BYTES:
         raise ValueError(f"Longer than {MAX_METADATA_BYTES} bytes.")
-    if "\\u0000" in text:  # no database has text with it
+    if _NUL.search(text):  # no database has text with it
         raise ValueError("NUL characters are not allowed.")
     return value

@@ -10,6 +10,15 @@ from ghost.database import db
 from ghost.errors import TokenRevoked
 from ghost.users.models import User
 
+# FOR NO KEY UPDATE: new sessions, which only name the account, don't wait for it. A weaker one
+# several could hold, and wait in a circle when they change the account after that. On SQLite the
+# whole transaction is exclusive already.
+_lock = (
+    sa.select(User.deleted_at)
+    .where(User.id == sa.bindparam("owner"))
+    .with_for_update(key_share=True)
+)
+
 
 class OwnerDeleted(TokenRevoked):
     """The account was deleted while its file came in: as any later request of it, 401."""
@@ -24,9 +33,5 @@ def lock_owner(owner_id: UUID) -> None:
 
     :raises OwnerDeleted: it is deleted.
     """
-    statement = sa.select(User.deleted_at).where(User.id == owner_id)
-    # The weakest lock that keeps out `lock_user`; uploads of one account don't wait for each other,
-    # nor for its log-ins. On SQLite the whole transaction is exclusive already.
-    locked = statement.with_for_update(read=True, key_share=True)
-    if db.session.connection().scalar(locked) is not None:
+    if db.session.connection().scalar(_lock, {"owner": owner_id}) is not None:
         raise OwnerDeleted

@@ -17,6 +17,15 @@ from ghost.errors import PayloadTooLarge
 from ghost.files.models import FileUsage
 
 _usages: Any = FileUsage.__table__
+# Made once: every upload executes one of them.
+_change_any = (
+    sa.update(_usages)
+    .where(_usages.c.owner_id == sa.bindparam("owner"))
+    .values(bytes=_usages.c.bytes + sa.bindparam("count", type_=sa.BigInteger))
+)
+_change_within = _change_any.where(
+    _usages.c.bytes + sa.bindparam("count", type_=sa.BigInteger) <= sa.bindparam("most")
+)
 
 
 class OverQuota(PayloadTooLarge):
@@ -42,11 +51,12 @@ def take(connection: sa.Connection, owner_id: UUID, count: int) -> bool:
 
 
 def _change(connection: sa.Connection, owner_id: UUID, count: int) -> bool:
+    values: dict[str, Any] = {"owner": owner_id, "count": count}
     limit = current_config().storage.quota_per_user
-    statement = sa.update(_usages).where(_usages.c.owner_id == owner_id)
-    if limit is not None and count > 0:
-        statement = statement.where(_usages.c.bytes + count <= limit)
-    changed = connection.execute(statement.values(bytes=_usages.c.bytes + count))
+    if limit is None or count < 0:
+        changed = connection.execute(_change_any, values)
+    else:
+        changed = connection.execute(_change_within, values | {"most": limit})
     return changed.rowcount == 1
 
 

@@ -241,7 +241,7 @@ def _wrong(location: str, field: str, message: str) -> ValidationFailed:
 
 def _read_metadata(value: bytes) -> dict[str, Any]:
     try:
-        return check_metadata(read_json(value))
+        return check_metadata(read_json(value, "The field metadata"))
     except BadRequest as error:
         raise _wrong("form", "metadata", error.message) from error
     except ValueError as error:

@@ -167,7 +167,7 @@ def remove_temporary(now: datetime) -> int:
 
 
 def _without_row(keys: Collection[str]) -> list[str]:
-    """Those of these keys that no row names; a piece of an upload belongs to the upload's row."""
+    """Those of these keys that no row names; a piece belongs to its unfinished upload."""
     uploads = {key: UUID(key.split("/")[1]) for key in keys if key.startswith("uploads/")}
     with db_manager.connection() as connection:
         named = set(connection.scalars(sa.select(_files.c.key).where(_files.c.key.in_(keys))))
@@ -176,7 +176,9 @@ def _without_row(keys: Collection[str]) -> list[str]:
         )
         open_ids = set(
             connection.scalars(
-                sa.select(_uploads.c.id).where(_uploads.c.id.in_(set(uploads.values())))
+                sa.select(_uploads.c.id).where(
+                    _uploads.c.id.in_(set(uploads.values())), _uploads.c.file_id.is_(None)
+                )
             )
         )
     return [key for key in keys if key not in named and uploads.get(key) not in open_ids]

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from werkzeug.datastructures import Headers
 
 from ghost.errors import BadRequest, GhostError, PreconditionFailed, ValidationFailed
+from ghost.files.metadata import MAX_METADATA_BYTES, check_metadata
 from ghost.files.models import PRIVATE, VISIBILITIES
 from ghost.http import read_json
 
@@ -21,8 +22,9 @@ VERSION = "1.0.0"
 EXTENSIONS = "creation,creation-with-upload,expiration,checksum,termination"
 ALGORITHMS = ("sha1", "sha256")
 MEDIA_TYPE = "application/offset+octet-stream"
-MAX_METADATA_BYTES = 4096
 
+# The keys of `Upload-Metadata` that mean something here; `name` and `type` are Uppy's.
+_KEYS = frozenset({"filename", "name", "filetype", "type", "visibility", "metadata"})
 _COUNT = re.compile(r"[0-9]{1,18}")  # of bytes, in what a database can hold
 _TYPE = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,126}")
 
@@ -121,9 +123,8 @@ def read_description(headers: Headers) -> Description:
     :raises ValidationFailed: it is not as the protocol says, or a value is wrong.
     """
     text = headers.get("Upload-Metadata", "")
-    values = _read_pairs(text)
+    values = {key: _text(key, value) for key, value in _read_pairs(text).items() if key in _KEYS}
     return Description(
-        # The second names are those of Uppy.
         filename=values.get("filename") or values.get("name") or "",
         content_type=_read(values, "filetype", _type) or _read(values, "type", _type),
         visibility=_read(values, "visibility", _visibility) or PRIVATE,
@@ -132,18 +133,25 @@ def read_description(headers: Headers) -> Description:
     )
 
 
-def _read_pairs(text: str) -> dict[str, str]:
-    values: dict[str, str] = {}
+def _read_pairs(text: str) -> dict[str, bytes]:
+    values: dict[str, bytes] = {}
     for pair in text.split(",") if text.strip() else ():
         key, _, encoded = pair.strip().partition(" ")
         if not key or not pair.isascii() or not pair.isprintable() or key in values:
             raise wrong("Upload-Metadata", "Send `key base64` pairs, each key once.")
         try:
-            values[key] = base64.b64decode(encoded, validate=True).decode("utf-8")
-        except (binascii.Error, ValueError) as error:
-            message = f"The value of {key[:40]} is not base64 of UTF-8."
+            values[key] = base64.b64decode(encoded, validate=True)
+        except binascii.Error as error:
+            message = f"The value of {key[:40]} is not base64."
             raise wrong("Upload-Metadata", message) from error
     return values
+
+
+def _text(key: str, value: bytes) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise wrong("Upload-Metadata", f"The value of {key} is not UTF-8.") from error
 
 
 def _read(values: Mapping[str, str], key: str, read: Callable[[str], Found]) -> Found | None:
@@ -173,12 +181,10 @@ def _details(value: str) -> dict[str, Any]:
     if len(value.encode()) > MAX_METADATA_BYTES:
         raise ValueError(f"Longer than {MAX_METADATA_BYTES} bytes.")
     try:
-        found = read_json(value.encode())
+        found = read_json(value.encode(), "The key metadata")
     except BadRequest as error:
         raise ValueError(error.message) from error
-    if not isinstance(found, dict):
-        raise ValueError("Send a JSON object.")
-    return found
+    return check_metadata(found)
 
 
 def wrong(header: str, message: str) -> ValidationFailed:

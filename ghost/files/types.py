@@ -313,7 +313,9 @@ def _refuse_active(sniffer: Sniffer, *, is_known: bool) -> None:
     # Of bytes that nobody has written, one in a thousand begins as an element does.
     first = begins[:WRITTEN_BYTES]
     is_written = sniffer.is_text or (first.isascii() and _has_no_controls(first))
-    if (is_written and not is_known and _MARKUP.match(begins)) or _ACTIVE.search(
-        plain[:SNIFFED_BYTES]
+    # What is plain text, and begins as nothing else, goes out as such: it may tell of markup.
+    is_plain = sniffer.is_text and sniffer.guessed is None
+    if (is_written and not is_known and _MARKUP.match(begins)) or (
+        not is_plain and _ACTIVE.search(plain[:SNIFFED_BYTES])
     ):
         raise TypeRefused("HTML, SVG, XML and scripts are not taken.")

@@ -94,13 +94,18 @@ def folder_of(upload_id: UUID) -> str:
     return f"{FOLDER}{upload_id}/"
 
 
-def discard_pieces(upload_id: UUID) -> None:
-    """Delete all that lies in the storage of an upload, also what never counted."""
-    try:
-        keys = [found.key for found in current_storage().list(folder_of(upload_id))]
-    except StorageUnavailable:
-        logger.bind(upload_id=str(upload_id)).warning(
-            "the pieces of an upload could not be deleted; the sweeper will do it"
-        )
-        return
-    discard(*keys)
+def discard_pieces(*upload_ids: UUID) -> None:
+    """Delete all that lies in the storage of uploads, also what never counted.
+
+    Where the storage is away the rest is left to the sweeper: one wait for it is enough.
+    """
+    for upload_id in upload_ids:
+        try:
+            keys = [found.key for found in current_storage().list(folder_of(upload_id))]
+        except StorageUnavailable:
+            logger.bind(upload_id=str(upload_id)).warning(
+                "the pieces of an upload could not be deleted; the sweeper will do it"
+            )
+            return
+        if not discard(*keys):
+            return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar, cast
 from uuid import UUID
@@ -117,7 +118,7 @@ def create_upload() -> APIResponse:
     `Upload-Expires` is given up.
     """
     owner_id, body = current_user.id, Body(request.environ, _max_bytes())
-    try:
+    with _draining(body):
         length = tus.read_count(request.headers, "Upload-Length")
         description = tus.read_description(request.headers)
         checksum = tus.read_checksum(request.headers)
@@ -133,9 +134,6 @@ def create_upload() -> APIResponse:
                 # Who sent it does not learn where it is.
                 uploads.abandon(upload_id)
                 raise
-    except GhostError:
-        body.drain()
-        raise
     upload = uploads.get_upload(owner_id, upload_id)
     location = url_for("file_uploads.get_upload", upload_id=upload_id)
     return _answer(upload, {"Location": location})
@@ -242,18 +240,29 @@ def override_method(upload_id: UUID) -> APIResponse | None:
 
 def _take_bytes(upload_id: UUID) -> APIResponse:
     owner_id, body = current_user.id, Body(request.environ, _max_bytes())
-    try:
+    with _draining(body):
         offset = tus.read_count(request.headers, "Upload-Offset")
         checksum = tus.read_checksum(request.headers)
         upload = uploads.get_upload(owner_id, upload_id)
-        _check_body(body, upload.length - min(offset, upload.length))
         # Asked again for the last of it, because the answer was lost.
-        if not (upload.file_id and offset == upload.length and not body.length):
+        is_repeated = upload.file_id and offset == upload.length and not body.length
+        if not is_repeated:
+            uploads.check_offset(upload, offset)
+        _check_body(body, upload.length - offset)
+        if not is_repeated:
             _append(owner_id, upload_id, offset, body, checksum)
+    return _answer(uploads.get_upload(owner_id, upload_id))
+
+
+@contextmanager
+def _draining(body: Body) -> Iterator[None]:
+    """Read on a little when the block refuses its request, while nobody waits for its locks."""
+    try:
+        yield
     except GhostError:
+        db.session.rollback()
         body.drain()
         raise
-    return _answer(uploads.get_upload(owner_id, upload_id))
 
 
 def _append(

@@ -41,6 +41,8 @@ from ghost.logging import logger
 from ghost.models import utcnow
 from ghost.retention import repair_with
 
+# In what time one of several uploads may well be finished.
+ONE_LESS_SECONDS = 60
 # The statuses with which a file is refused for what it is; all others may be tried again.
 _REFUSALS = (413, 415, 422)
 
@@ -55,6 +57,9 @@ class UploadGone(GhostError):
 
 class TooManyUploads(RateLimited):
     """The account has `storage.max_uploads` unfinished uploads."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"Retry-After": str(ONE_LESS_SECONDS)})
 
 
 class WrongOffset(Conflict):
@@ -128,6 +133,15 @@ def get_upload(owner_id: UUID, upload_id: UUID) -> UploadState:
 # --- Going on -------------------------------------------------------------------------------------
 
 
+def check_offset(upload: UploadState, offset: int) -> None:
+    """Refuse bytes that do not follow those that have arrived.
+
+    :raises WrongOffset: this is not how much has arrived, or all has.
+    """
+    if upload.offset != offset or upload.file_id is not None:
+        raise WrongOffset(f"{upload.offset} bytes have arrived.")
+
+
 @contextmanager
 def writing(owner_id: UUID, upload_id: UUID, offset: int) -> Iterator[Turn]:
     """Take the turn at an upload for a block, in which the file that comes of it is committed.
@@ -135,12 +149,11 @@ def writing(owner_id: UUID, upload_id: UUID, offset: int) -> Iterator[Turn]:
     No transaction may be open.
 
     :raises NotFound, UploadGone: as `get_upload`.
-    :raises WrongOffset: this is not how much has arrived, or all has.
+    :raises WrongOffset: as `check_offset`.
     :raises Locked: somebody else is writing.
     """
     upload = get_upload(owner_id, upload_id)
-    if upload.offset != offset or upload.file_id is not None:
-        raise WrongOffset(f"{upload.offset} bytes have arrived.")
+    check_offset(upload, offset)
     turn = take_turn(upload)
     if turn is None:
         raise Locked
@@ -166,8 +179,8 @@ def append(turn: Turn, data: Iterator[bytes], checksum: Checksum | None) -> Stor
     :raises Locked: somebody else has the turn now.
     :raises StorageUnavailable: there is no room, or the storage is away.
     :raises OwnerDeleted: the owner's account was deleted meanwhile.
-    :raises ValidationFailed, TypeRefused, NotAnImage, ImageTooLarge: the file is refused, and the
-        upload is over.
+    :raises ValidationFailed, TypeRefused, NotAnImage, ImageTooLarge, OverQuota: the file is
+        refused, and the upload is over.
     """
     length = turn.upload.length
     arriving = Arriving(data, length - turn.offset, checksum)
@@ -215,13 +228,18 @@ def _finish(turn: Turn, last: Sequence[Piece]) -> StoredFile:
         discard(arrival.key)
         raise
     follow(on_commit=lambda: discard_pieces(upload.id))
-    return services.add(
-        arrival,
-        owner_id=upload.owner_id,
-        visibility=upload.visibility,
-        details=upload.details,
-        release=upload.length,
-    )
+    try:
+        return services.add(
+            arrival,
+            owner_id=upload.owner_id,
+            visibility=upload.visibility,
+            details=upload.details,
+            release=upload.length,
+        )
+    except quota.OverQuota:  # a picture that is stored anew may be larger than it came
+        db.session.rollback()
+        _give_up(turn)
+        raise
 
 
 # --- Giving up ------------------------------------------------------------------------------------
@@ -265,8 +283,7 @@ def _give_up(turn: Turn) -> None:
 def _end_now(is_over: sa.ColumnElement[bool]) -> None:
     with db_manager.transaction() as connection:
         ended = end_uploads(connection, is_over)
-    for upload_id in ended:
-        discard_pieces(upload_id)
+    discard_pieces(*ended)
 
 
 def end_uploads(connection: sa.Connection, is_over: sa.ColumnElement[bool]) -> list[UUID]:

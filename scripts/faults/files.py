@@ -54,6 +54,7 @@ ROOT = Path(__file__).parent.parent.parent
 MIB = 2**20
 DISK_BYTES = 8 * MIB
 CLIENTS = 8
+KILL_SECONDS = 600  # within which all kills have to be done
 BOUNDARY = b"0123456789abcdef"
 
 
@@ -221,16 +222,24 @@ def run(uploads: int, kills: int, seed: int, database: str, *, full: bool) -> in
 
         killer = threading.Thread(target=kill)
         killer.start()
+        ends_at = time.monotonic() + KILL_SECONDS
         with ThreadPoolExecutor(CLIENTS) as pool:
             list(pool.map(upload, sizes))
+            # A kill while nobody uploads is none.
+            while killer.is_alive() and killed < kills and time.monotonic() < ends_at:
+                list(pool.map(upload, sizes[:CLIENTS]))
         done.set()
         killer.join()
         web.wait()
         print(
-            f"seed {seed}, {database}: {uploads} uploads, {killed} kills; answers: "
+            f"seed {seed}, {database}: {statuses.total()} uploads, {killed} kills; answers: "
             + ", ".join(f"{n} x {s or 'none'}" for s, n in sorted(statuses.items(), key=str))
         )
         problems = list(look(app, web, token, acknowledged))
+        if killed < kills:
+            problems.append(f"only {killed} of {kills} workers were killed")
+        if not acknowledged:
+            problems.append("no upload was answered by 201")
         if full and not (statuses[503] and statuses[201]):
             problems.append("the disk was not full, or always")
         if set(statuses) - {None, 201, 503} or (statuses[None] and not kills):

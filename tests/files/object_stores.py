@@ -82,9 +82,12 @@ class Moto(Server):
         secret = quote(SECRET, safe="")
         return f"s3://{KEY}:{secret}@{BUCKET}/files?endpoint={self.url}&region=us-east-1"
 
-    def unfinished(self) -> list[str]:
-        """The keys of uploads in parts that were neither finished nor given up."""
-        found = self.client.list_multipart_uploads(Bucket=BUCKET)
+    def unfinished(self, prefix: str) -> list[str]:
+        """The keys of uploads in parts that were neither finished nor given up.
+
+        :param prefix: of the keys; other tests have theirs in the same bucket.
+        """
+        found = self.client.list_multipart_uploads(Bucket=BUCKET, Prefix=prefix)
         return [upload["Key"] for upload in found.get("Uploads", [])]
 
 

@@ -15,10 +15,12 @@ from stored_files import Upload
 
 from ghost import db
 from ghost import store_file as store
-from ghost.files import tus
+from ghost.files import tus, uploads
 from ghost.files.models import FileUsage, StoredFile
+from ghost.files.models import Upload as Resumable
 from ghost.files.owners import OwnerDeleted
 from ghost.files.scanning import remove_scanner, scanner
+from ghost.files.upload_turns import Locked
 from ghost.testing.clients import Client
 from ghost.testing.factories import UserFactory
 from ghost.users import services as users
@@ -122,6 +124,23 @@ def test_a_file_waits_for_a_deletion_that_is_rolled_back(
         assert db.session.get(StoredFile, storing.result(10)) is not None
 
 
+def test_many_who_store_a_file_and_change_its_owner_do_not_wait_in_a_circle(
+    app: Flask, ada: User
+) -> None:
+    """As avatars do."""
+
+    def store_and_lock(_: int) -> None:
+        with app.app_context():
+            store([b"Hello"], owner_id=ada.id, filename="a.txt")
+            users.lock_user(ada.id).full_name = "Ada"
+            db.session.commit()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(store_and_lock, range(12)))
+
+    assert used(app) == 12 * 5
+
+
 @pytest.mark.usefixtures("deletes_ada")
 def test_a_form_of_an_account_that_is_deleted_meanwhile_is_refused(
     app: Flask, client: Client, ada: User, upload: Upload, stored_keys: Keys
@@ -145,7 +164,64 @@ def test_the_last_bytes_of_an_upload_of_an_account_that_is_deleted_meanwhile_are
 
     with app.app_context():
         assert db.session.scalars(sa.select(StoredFile)).all() == []
-    assert all(key.startswith("uploads/") for key in stored_keys())  # gone when it expires
+    assert stored_keys() == []
+    assert used(app) == 0
+
+
+def test_unfinished_uploads_end_with_their_account(
+    app: Flask, client: Client, ada: User, make_user: UserFactory, stored_keys: Keys
+) -> None:
+    as_ada, as_eve = client.as_user(ada), client.as_user(make_user())
+    for _ in range(2):
+        send(as_ada, begin(as_ada), 0, TEXT[:10])
+    finished = begin(as_ada)
+    send(as_ada, finished, 0, TEXT)
+    others = begin(as_eve)
+    send(as_eve, others, 0, TEXT[:10])
+
+    with app.app_context():
+        delete_account(ada.id)
+
+        left = db.session.scalars(sa.select(Resumable.id)).all()
+        assert {str(upload_id) for upload_id in left} == {
+            url.rpartition("/")[2] for url in (finished, others)
+        }
+    assert len(stored_keys()) == 2  # the file, and the other account's piece
+    assert used(app) == 2 * len(TEXT)
+    assert send(as_eve, others, 10, TEXT[10:]).status_code == 204
+
+
+def test_unfinished_uploads_stay_when_the_deletion_is_rolled_back(
+    app: Flask, client: Client, ada: User
+) -> None:
+    as_ada = client.as_user(ada)
+    url = begin(as_ada)
+    send(as_ada, url, 0, TEXT[:10])
+
+    with app.app_context():
+        users.delete_user(users.lock_user(ada.id))
+        db.session.rollback()
+
+    assert send(as_ada, url, 10, TEXT[10:]).status_code == 204
+
+
+def test_bytes_that_come_in_while_the_account_is_deleted_do_not_count(
+    app: Flask, client: Client, ada: User, stored_keys: Keys
+) -> None:
+    upload_id = UUID(begin(client.as_user(ada)).rpartition("/")[2])
+
+    def bytes_around_the_deletion() -> Iterator[bytes]:
+        yield TEXT[:5]
+        with app.app_context():
+            delete_account(ada.id)
+        yield TEXT[5:10]
+
+    with app.app_context(), pytest.raises(Locked):  # noqa: SIM117
+        with uploads.writing(ada.id, upload_id, 0) as turn:
+            uploads.append(turn, bytes_around_the_deletion(), None)
+
+    assert stored_keys() == []
+    assert used(app) == 0
 
 
 def test_no_upload_begins_for_an_account_that_is_deleted_meanwhile(

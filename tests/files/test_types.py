@@ -163,7 +163,6 @@ ACTIVE: dict[str, bytes] = {
     "HTML behind a mark": b"\xef\xbb\xbf<html>",
     "HTML behind a comment": b"<!-- a -->\n<!-- b --> <html>",
     "HTML behind a comment without an end": b"<!-- a <html>",
-    "HTML behind some words": b"Hello <ScRiPt>alert(1)</sCrIpT>",
     "HTML in UTF-16": "<html>".encode("utf-16"),
     "HTML in UTF-16, the other way": b"\xfe\xff" + "<html>".encode("utf-16-be"),
     "HTML in UTF-16 without a mark": "<html>".encode("utf-16-le"),
@@ -184,6 +183,19 @@ ACTIVE: dict[str, bytes] = {
     "an MP3 that is a page": b"ID3\x03\0\0\0\0\0\x0f<html><script>alert(1)</script>",
     "a film that is a page": MP4 + b"<iframe src=//evil>",
 }
+
+
+@pytest.mark.parametrize(
+    ("content", "filename", "content_type"),
+    [
+        (b"Hello <ScRiPt>alert(1)</sCrIpT>", "a.txt", "text/plain"),
+        (b"# Notes\n\nA page begins with `<html>` and has a <body>.\n", "a.md", "text/markdown"),
+        (b"tag,use\n<script>,scripts\n", "a.csv", "text/csv"),
+        (b'{"page": "<!DOCTYPE html><html></html>"}', "a.json", "application/json"),
+    ],
+)
+def test_a_text_may_tell_of_markup(content: bytes, filename: str, content_type: str) -> None:
+    assert look(content, filename).content_type == content_type
 
 
 @pytest.mark.parametrize("filename", ["a.txt", "a", "a.pdf", "a.csv"])

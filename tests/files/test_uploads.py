@@ -191,7 +191,8 @@ def test_the_last_request_may_be_repeated_without_bytes_when_its_answer_was_lost
     assert again.status_code == 204
     assert again.headers["Upload-File-Id"] == first.headers["Upload-File-Id"]
     assert count(app, StoredFile) == 1
-    assert send(ada, url, 0, TEXT).status_code == 409
+    for offset in (0, 10, len(TEXT)):
+        assert send(ada, url, offset, TEXT).status_code == 409
 
 
 def test_pieces_that_the_storage_has_lost_end_the_upload(app: Flask, ada: Client) -> None:
@@ -474,6 +475,23 @@ def test_the_sweep_of_the_storage_leaves_pieces_of_unfinished_uploads_alone(
 
     assert portion.orphans == 1
     assert left_in_storage(app) == [kept]
+
+
+def test_the_sweep_of_the_storage_deletes_what_a_finished_upload_has_left(
+    app: Flask, ada: Client
+) -> None:
+    url = begin(ada)
+    send(ada, url, 0, TEXT)
+    key = f"uploads/{url.rpartition('/')[2]}/0-{uuid4().hex}"
+    with app.app_context():
+        with current_storage().create(key, OPAQUE) as writer:
+            writer.write(TEXT)
+            writer.commit()
+
+        assert sweep.sweep_portion(utcnow() + timedelta(hours=2)).orphans == 1
+
+    assert left_in_storage(app) == []
+    assert ada.head(url, headers=TUS).headers["Upload-Offset"] == str(len(TEXT))
 
 
 def test_a_finished_upload_is_forgotten_in_time_and_its_file_counts_on(

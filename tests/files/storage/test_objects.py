@@ -85,15 +85,17 @@ def test_a_large_file_is_sent_in_parts(storage: ObjectStorage, moto: Moto, prefi
     assert b"".join(storage.read(KEY, 6_000_000, 5_000_000)) == content[6_000_000:11_000_000]
     etag = moto.client.head_object(Bucket=BUCKET, Key=f"{prefix}/{KEY}")["ETag"]
     assert etag.endswith('-3"')
-    assert moto.unfinished() == []
+    assert moto.unfinished(prefix) == []
 
 
-def test_parts_of_a_file_that_is_given_up_are_deleted(storage: ObjectStorage, moto: Moto) -> None:
+def test_parts_of_a_file_that_is_given_up_are_deleted(
+    storage: ObjectStorage, moto: Moto, prefix: str
+) -> None:
     with storage.create(KEY, "text/plain") as writer:
         writer.write(bytes(3 * PART_BYTES))
-        assert len(moto.unfinished()) == 1
+        assert len(moto.unfinished(prefix)) == 1
 
-    assert moto.unfinished() == []
+    assert moto.unfinished(prefix) == []
     with pytest.raises(Missing):
         storage.stat(KEY)
 
