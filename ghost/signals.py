@@ -1,8 +1,8 @@
-"""What Ghost tells whoever listens about accounts, always after the commit."""
+"""What Ghost tells whoever listens about accounts, and how anything is told: after the commit."""
 
 from __future__ import annotations
 
-from uuid import UUID
+from typing import Any
 
 from blinker import NamedSignal, Namespace
 from flask import current_app
@@ -23,9 +23,9 @@ password_changed = _signals.signal(
 )
 
 
-def tell(signal: NamedSignal, user_id: UUID) -> None:
+def tell(signal: NamedSignal, **values: Any) -> None:
     """Send a signal; a receiver that fails is logged, since what it is told of has happened."""
     try:
-        signal.send(current_app._get_current_object(), user_id=user_id)  # type: ignore[attr-defined]
+        signal.send(current_app._get_current_object(), **values)  # type: ignore[attr-defined]
     except Exception:
         logger.bind(signal=signal.name).exception("a receiver of a signal failed")

@@ -72,7 +72,7 @@ def register(data: dict[str, Any]) -> dict[str, Any]:
     """
     user, session = services.register(**data, client=_client())
     db.session.commit()
-    signals.tell(signals.user_registered, user.id)
+    signals.tell(signals.user_registered, user_id=user.id)
     return _logged_in(user, session)
 
 
@@ -157,7 +157,7 @@ def reset_password(data: dict[str, Any]) -> APIResponse:
     """
     user = services.reset_password(**data)
     db.session.commit()
-    signals.tell(signals.password_changed, user.id)
+    signals.tell(signals.password_changed, user_id=user.id)
     return APIResponse(message="The password was changed. Please log in.")
 
 
@@ -178,7 +178,7 @@ def verify_email(data: dict[str, Any]) -> APIResponse:
     else:
         user = services.verify_email_by_code(**data)
     db.session.commit()
-    signals.tell(signals.user_verified, user.id)
+    signals.tell(signals.user_verified, user_id=user.id)
     return APIResponse(message="The address is confirmed.")
 
 
@@ -255,7 +255,7 @@ def change_password(data: dict[str, Any]) -> APIResponse:
         current_user.id, current_user.session_id, **data, client=_client()
     )
     db.session.commit()
-    signals.tell(signals.password_changed, user.id)
+    signals.tell(signals.password_changed, user_id=user.id)
     return APIResponse(message="The password was changed.")
 
 

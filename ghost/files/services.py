@@ -19,9 +19,10 @@ from ghost.files.models import PRIVATE, PUBLIC, StoredFile
 from ghost.files.names import clean_filename
 from ghost.files.owners import lock_owner
 from ghost.files.purging import deleted_files_of, purge
-from ghost.files.signals import file_stored, tell
+from ghost.files.signals import file_stored
 from ghost.files.types import TypeRefused, check_name
 from ghost.models import ordered, searched, utcnow
+from ghost.signals import tell
 
 READ_ANY, WRITE_ANY = "files:read_any", "files:write_any"
 PURGED_AT_ONCE = 1000

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from blinker import NamedSignal, Namespace
-from flask import current_app
-
-from ghost.logging import logger
+from blinker import Namespace
 
 _signals = Namespace()
 
@@ -18,11 +13,3 @@ file_stored = _signals.signal(
     Keywords: `file_id` and `owner_id` (UUID), `content_type`, `category`, `size` (bytes).
     """,
 )
-
-
-def tell(signal: NamedSignal, **values: Any) -> None:
-    """Send a signal; a receiver that fails is logged, since what it is told of has happened."""
-    try:
-        signal.send(current_app._get_current_object(), **values)  # type: ignore[attr-defined]
-    except Exception:
-        logger.bind(signal=signal.name).exception("a receiver of a signal failed")

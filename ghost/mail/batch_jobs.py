@@ -43,6 +43,7 @@ from ghost.mail.providers import Provider, Unreachable, open_provider
 from ghost.mail.rendering import render
 from ghost.mail.suppression import canonical, suppress, suppressed
 from ghost.models import utcnow
+from ghost.signals import tell
 
 T = TypeVar("T")
 
@@ -263,7 +264,7 @@ class Slice:
         current_job.progress(100 * done / self._total, f"{done} of {self._total}")
         if ended.status == SENT:
             if signals.mail_sent.receivers:
-                signals.tell(
+                tell(
                     signals.mail_sent,
                     message=attempt.message,
                     row_id=attempt.row_id,
@@ -277,7 +278,7 @@ class Slice:
 
     def _tell_failed(self, row_id: UUID, error: str) -> None:
         if signals.mail_failed.receivers:
-            signals.tell(signals.mail_failed, row_id=row_id, error=error)
+            tell(signals.mail_failed, row_id=row_id, error=error)
             db.session.rollback()
 
     def _put_off(self, attempt: Attempt) -> float:

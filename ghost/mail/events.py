@@ -16,8 +16,9 @@ from ghost.database import db, lock_row
 from ghost.errors import Forbidden
 from ghost.mail import suppression
 from ghost.mail.models import BOUNCED, COMPLAINED, MailMessage
-from ghost.mail.signals import mail_event, tell
+from ghost.mail.signals import mail_event
 from ghost.models import utcnow
+from ghost.signals import tell
 
 DELIVERED = "delivered"
 

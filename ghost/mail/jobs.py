@@ -18,6 +18,7 @@ from ghost.mail import delivery, signals
 from ghost.mail.models import FAILED, OPEN, SENT, MailMessage
 from ghost.mail.providers import Delivery, open_provider
 from ghost.retention import repair_with
+from ghost.signals import tell
 
 NAME = "mail.deliver"
 # The limits of the provider count; this one is above the longest that can be set, for the
@@ -81,14 +82,14 @@ def _tell(attempt: delivery.Attempt, outcome: delivery.Outcome) -> None:
         log.bind(refused=dict(outcome.refused)).warning("some recipients do not get a mail")
     if outcome.status == SENT:
         log.bind(recipients=len(outcome.accepted), provider=outcome.provider).info("mail sent")
-        signals.tell(
+        tell(
             signals.mail_sent,
             message=attempt.message,
             row_id=attempt.row_id,
             delivery=outcome.delivery,
         )
     elif outcome.status == FAILED:
-        signals.tell(signals.mail_failed, row_id=attempt.row_id, error=outcome.error)
+        tell(signals.mail_failed, row_id=attempt.row_id, error=outcome.error)
 
 
 # --- Jobs that end otherwise ----------------------------------------------------------------------
@@ -133,7 +134,7 @@ def _close_orphans(connection: sa.Connection, _now: datetime, limit: int) -> int
 def _tell_closed(closed: list[delivery.Closed]) -> None:
     for row_id, status, error in closed:
         if status == FAILED:
-            signals.tell(signals.mail_failed, row_id=row_id, error=error)
+            tell(signals.mail_failed, row_id=row_id, error=error)
         elif signals.mail_sent.receivers:
             _tell_sent_before(row_id)
 
@@ -146,7 +147,7 @@ def _tell_sent_before(row_id: UUID) -> None:
     except Permanent as error:
         logger.bind(row_id=str(row_id), error=str(error)).warning("a sent mail can't be shown")
     else:
-        signals.tell(
+        tell(
             signals.mail_sent,
             message=message,
             row_id=row_id,

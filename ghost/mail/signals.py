@@ -5,12 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from blinker import NamedSignal, Namespace
-from flask import current_app
-
-from ghost.logging import logger
+from blinker import Namespace
 
 _signals = Namespace()
 
@@ -42,11 +37,3 @@ mail_event = _signals.signal(
     any more), `details` (the service's words, or None).
     """,
 )
-
-
-def tell(signal: NamedSignal, **values: Any) -> None:
-    """Send a signal; a receiver that fails is logged, since what it is told of has happened."""
-    try:
-        signal.send(current_app._get_current_object(), **values)  # type: ignore[attr-defined]
-    except Exception:
-        logger.bind(signal=signal.name).exception("a receiver of a signal failed")

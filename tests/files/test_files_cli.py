@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from stored_files import FileFactory
+from stored_files import FileFactory, path_of
 
 from ghost.files.storage import current_storage
 from ghost.files.storage.base import StorageUnavailable
@@ -46,8 +46,7 @@ def test_verify_names_what_is_missing_or_damaged(app: Flask, make_file: FileFact
     missing, damaged, _ = make_file(), make_file(), make_file()
     with app.app_context():
         current_storage().delete([missing.key])
-        path = current_storage().local_path(damaged.key)
-        assert path is not None
+        path = path_of(damaged.key)
         path.write_bytes(b"0123456780")
 
     result = app.test_cli_runner().invoke(args=["files", "verify"])
@@ -117,8 +116,7 @@ def test_sweep_counts_what_it_removed_alone(
         with current_storage().create(key, "text/plain") as writer:
             writer.write(b"orphan")
             writer.commit()
-        path = current_storage().local_path(key)
-        assert path is not None
+        path = path_of(key)
         os.utime(path, (0, 0))
     fail_for(monkeypatch, "delete", [key])
 

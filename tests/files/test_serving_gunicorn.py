@@ -15,12 +15,11 @@ from typing import Any
 import pytest
 from flask import Flask
 from object_stores import Moto
-from stored_files import FileFactory
+from stored_files import FileFactory, path_of
 from web_server import COUNTS_SENDFILE, Gunicorn, wait_until
 
 from ghost.database import db
 from ghost.files.models import PUBLIC, StoredFile
-from ghost.files.storage import current_storage
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -50,8 +49,7 @@ def make_sparse(app: Flask, make_file: FileFactory, size: int) -> StoredFile:
     """A large file that takes no time to write."""
     file = make_file(b"", visibility=PUBLIC, content_type="application/zip")
     with app.app_context():
-        path = current_storage().local_path(file.key)
-        assert path is not None
+        path = path_of(file.key)
         os.truncate(path, size)
         db.session.get_one(StoredFile, file.id).size = size
         db.session.commit()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from flask import Flask
-from stored_files import FileFactory, Upload
+from stored_files import FileFactory, Upload, path_of
 
 from ghost import db, db_manager, utcnow, uuid7
 from ghost.files import jobs as file_jobs
@@ -49,8 +49,7 @@ def put(key: str, *, hours_ago: float = 0) -> None:
         writer.write(b"Hello")
         writer.commit()
     then = time.time() - 3600 * hours_ago
-    path = storage.local_path(key)
-    assert path is not None
+    path = path_of(key)
     os.utime(path, (then, then))
 
 

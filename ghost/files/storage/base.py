@@ -103,9 +103,6 @@ class Storage(Protocol):
         :returns: how many there were.
         """
 
-    def local_path(self, key: str) -> Path | None:
-        """Tell where a file lies on this machine's disk; None for object stores."""
-
     def open_local(self, key: str) -> BinaryIO | None:
         """Open a file on this machine's disk, without a buffer; None for object stores."""
 

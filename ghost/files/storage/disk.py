@@ -185,11 +185,6 @@ class DiskStorage:
                         count += 1
         return count
 
-    def local_path(self, key: str) -> Path:
-        """Tell where a file lies. See `Storage.local_path`."""
-        with self.open_local(key):
-            return self.root / key
-
     def open_local(self, key: str) -> BinaryIO:
         """Open a file. See `Storage.open_local`."""
         *folders, name = check_key(key).split("/")

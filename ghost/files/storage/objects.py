@@ -166,10 +166,6 @@ class ObjectStorage:
         """Nothing: a store's own rules remove unfinished uploads. See `Storage.tidy`."""
         return 0
 
-    def local_path(self, key: str) -> None:
-        """A store's files lie elsewhere. See `Storage.local_path`."""
-        check_key(key)
-
     def open_local(self, key: str) -> None:
         """A store's files lie elsewhere. See `Storage.open_local`."""
         check_key(key)

@@ -233,7 +233,6 @@ def test_what_is_no_key_is_refused(storage: Storage, key: str) -> None:
         lambda: storage.stat(key),
         lambda: storage.delete([key]),
         lambda: storage.open_local(key),
-        lambda: storage.local_path(key),
         lambda: storage.signed_url(key, 60, {}),
     ):
         with pytest.raises(ValueError, match="is no key"):

@@ -53,7 +53,6 @@ def test_a_file_lies_under_its_key(storage: DiskStorage) -> None:
     put(storage)
 
     assert all_files(storage) == [storage.root / KEY]
-    assert storage.local_path(KEY) == storage.root / KEY
 
 
 def test_only_the_owner_reads(storage: DiskStorage) -> None:
@@ -87,7 +86,7 @@ def test_a_link_in_place_of_a_file_is_not_followed(storage: DiskStorage, tmp_pat
     secret.write_text("of somebody else")
     (storage.root / "2026/11/link").symlink_to(secret)
 
-    for use in (storage.read, storage.stat, storage.open_local, storage.local_path):
+    for use in (storage.read, storage.stat, storage.open_local):
         with pytest.raises(Missing):
             use("2026/11/link")
     assert [found.key for found in storage.list()] == [KEY]
