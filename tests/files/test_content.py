@@ -5,16 +5,15 @@ from __future__ import annotations
 import email.policy
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import timedelta
 from email.parser import BytesParser
 from typing import Any
 from uuid import uuid4
 
 import pytest
-import sqlalchemy as sa
 from flask import Flask
+from statements import counted
 from stored_files import FileFactory
 from werkzeug.http import http_date
 from werkzeug.test import TestResponse, create_environ, run_wsgi_app
@@ -338,22 +337,6 @@ def test_a_strange_name_is_no_way_into_the_headers(client: Client, make_file: Fi
 
     assert "Set-Cookie" not in headers
     assert not re.search(r"[\r\n]", headers["Content-Disposition"])
-
-
-@contextmanager
-def counted(app: Flask) -> Iterator[list[str]]:
-    statements: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
-        statements.append(statement)
-
-    with app.app_context():
-        engine = db.engine
-    sa.event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield statements
-    finally:
-        sa.event.remove(engine, "before_cursor_execute", note)
 
 
 def test_one_query_is_made_for_a_public_file_and_one_more_for_a_caller(

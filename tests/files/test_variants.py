@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 from photographs import assert_bare, open_picture, photo
+from statements import counted
 from stored_files import FileFactory
 from werkzeug.test import TestResponse
 
@@ -449,19 +449,3 @@ def test_a_variant_that_is_there_costs_two_reads(
 
     assert len(statements) == 2
     assert all(statement.startswith("SELECT") for statement in statements)
-
-
-@contextmanager
-def counted(app: Flask) -> Iterator[list[str]]:
-    statements: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
-        statements.append(statement)
-
-    with app.app_context():
-        engine = db.engine
-    sa.event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield statements
-    finally:
-        sa.event.remove(engine, "before_cursor_execute", note)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from recorded import counted_statements, suppressions
+from recorded import suppressions
+from statements import counted_statements
 
 from ghost.database import db
 from ghost.mail import suppression

@@ -12,8 +12,8 @@ from uuid import UUID, uuid4
 import pytest
 import sqlalchemy as sa
 from flask import Flask
-from recorded import counted_statements
 from sinks import stay_silent
+from statements import counted_statements
 
 from ghost.database import db, db_manager
 from ghost.mail import services

@@ -12,7 +12,7 @@ import pytest
 from flask import Flask
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from recorded import MakeMessage, counted_statements, message_of, suppressions
+from recorded import MakeMessage, message_of, suppressions
 from signed_events import (
     SENDGRID_URL,
     SIGNATURE_HEADER,
@@ -21,6 +21,7 @@ from signed_events import (
     sendgrid_headers,
     sendgrid_public_key,
 )
+from statements import counted_statements
 
 from ghost.database import db
 from ghost.mail.models import MailMessage

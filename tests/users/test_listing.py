@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from statements import counted
 
 from ghost.database import db
 from ghost.models import utcnow
@@ -174,23 +174,6 @@ def test_a_page_says_where_it_is(boss: Person, person: MakePerson) -> None:
     }  # fmt: skip
 
 
-@contextmanager
-def statements(app: Flask) -> Iterator[list[str]]:
-    """Collect what is sent to the database."""
-    sent: list[str] = []
-
-    def note(_c: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
-        sent.append(statement)
-
-    with app.app_context():
-        engine = db.engine
-    sa.event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield sent
-    finally:
-        sa.event.remove(engine, "before_cursor_execute", note)
-
-
 def test_a_page_takes_three_statements_however_long_it_is(
     app: Flask, boss: Person, person: MakePerson, make_role: Callable[..., str]
 ) -> None:
@@ -198,7 +181,7 @@ def test_a_page_takes_three_statements_however_long_it_is(
         person("USER", make_role(f"EXTRA_{number}"))
     boss.get("/users")
 
-    with statements(app) as sent:
+    with counted(app) as sent:
         response = boss.get("/users?per_page=100")
 
     assert len(response.json["data"]) == 31
