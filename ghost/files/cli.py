@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from uuid import UUID
 
 import click
 from flask.cli import AppGroup
-from sqlalchemy.exc import DBAPIError
 
-from ghost.errors import GhostError
+from ghost.commands import said_in_words
 from ghost.files import sweep, verifying
 from ghost.models import utcnow
 
 files_group = AppGroup("files", help="Look after the files that people have uploaded.")
 
 
-@contextmanager
-def _said_in_words() -> Iterator[None]:
-    """Turn what went wrong into a line for people."""
-    try:
-        yield
-    except GhostError as error:
-        raise click.ClickException(error.message) from error
-    except DBAPIError as error:
-        raise click.ClickException(
-            "the database can't be used; is it there, and migrated (flask db upgrade)?"
-        ) from error
-
-
 @files_group.command("stats")
 def stats_command() -> None:
     """Tell how many files there are, and how much room they take."""
-    with _said_in_words():
+    with said_in_words():
         stats = verifying.read_stats()
     for one in stats:
         click.echo(_line(one.category, one.count, one.size, one.deleted))
@@ -54,7 +39,7 @@ def verify_command() -> None:
     """
     findings: list[verifying.Finding] = []
     try:
-        with _said_in_words():
+        with said_in_words():
             total = verifying.total_size()
             with click.progressbar(length=total, label="Verifying") as progress:
                 for finding in verifying.verify(progress.update):
@@ -76,7 +61,7 @@ def sweep_command() -> None:
     """
     purged = stale = orphans = failed = 0
     missing: list[UUID] = []
-    with _said_in_words():
+    with said_in_words():
         sweep.check_place()
         temporary = sweep.remove_temporary(utcnow())
         while count := sweep.purge_deleted(utcnow()):

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from uuid import UUID
 
 import click
 from flask.cli import AppGroup
-from sqlalchemy.exc import DBAPIError
 
+from ghost.commands import said_in_words
 from ghost.database import db_manager
-from ghost.errors import GhostError
 from ghost.jobs import control, queues
 from ghost.jobs.models import AGAIN, STATUSES, Job
 
 jobs_group = AppGroup("jobs", help="Look at background jobs, cancel them, try them again.")
 
 _status = click.Choice(STATUSES)
-
-
-@contextmanager
-def _said_in_words() -> Iterator[None]:
-    """Turn what went wrong into a line for people."""
-    try:
-        yield
-    except GhostError as error:
-        raise click.ClickException(error.message) from error
-    except DBAPIError as error:
-        raise click.ClickException(
-            "the database can't be used; is it there, and migrated (flask db upgrade)?"
-        ) from error
 
 
 @jobs_group.command("list")
@@ -44,7 +28,7 @@ def list_command(status: str | None, queue: str | None, name: str | None, limit:
     statement = control.list_jobs().filter_by(
         **{key: value for key, value in wanted.items() if value is not None}
     )
-    with _said_in_words(), db_manager.session() as session:
+    with said_in_words(), db_manager.session() as session:
         jobs = session.scalars(statement.order_by(Job.id.desc()).limit(limit)).all()
     for job in jobs:
         click.echo(_line(job))
@@ -56,7 +40,7 @@ def list_command(status: str | None, queue: str | None, name: str | None, limit:
 @click.argument("job_id", type=click.UUID)
 def show_command(job_id: UUID) -> None:
     """Show one job, and its attempts so far."""
-    with _said_in_words(), db_manager.session():
+    with said_in_words(), db_manager.session():
         job = control.get_job(job_id)
     for title in (
         "id", "name", "queue", "status", "progress", "progress_message", "attempts",
@@ -78,7 +62,7 @@ def show_command(job_id: UUID) -> None:
 def cancel_command(job_ids: tuple[UUID, ...]) -> None:
     """Cancel jobs: those that wait never start, those that run are stopped."""
     for job_id in job_ids:
-        with _said_in_words(), db_manager.session():
+        with said_in_words(), db_manager.session():
             job = control.cancel(job_id)
         click.echo(f"{job.id} is canceled.")
 
@@ -99,13 +83,13 @@ def retry_command(
         _retry_all(status, name, queue)
         return
     for job_id in job_ids:
-        with _said_in_words(), db_manager.session():
+        with said_in_words(), db_manager.session():
             control.retry(job_id)
         click.echo(f"{job_id} is tried again.")
 
 
 def _retry_all(status: str, name: str | None, queue: str | None) -> None:
-    with _said_in_words(), db_manager.session():
+    with said_in_words(), db_manager.session():
         found = control.find_failed(status=status, name=name, queue=queue)
         count = 0
         with click.progressbar(length=len(found), label="Trying again") as bar:
@@ -118,7 +102,7 @@ def _retry_all(status: str, name: str | None, queue: str | None) -> None:
 @jobs_group.command("stats")
 def stats_command() -> None:
     """Count jobs by function and status, and show the queues."""
-    with _said_in_words(), db_manager.session():
+    with said_in_words(), db_manager.session():
         counts = control.count_by_status()
         states = queues.list_queues()
     for name in sorted(counts):
