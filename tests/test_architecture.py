@@ -227,3 +227,12 @@ def find_circle(below: dict[str, set[str]]) -> list[str]:
 def test_a_circle_is_found() -> None:
     assert find_circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == ["a", "b", "c", "a"]
     assert find_circle({"a": {"b", "c"}, "b": {"c"}}) == []
+
+
+def test_no_two_test_files_share_a_name() -> None:
+    """Else pytest, which knows them by it, can't run all of them at once."""
+    names = [
+        path.name for path in Path(__file__).parent.rglob("*.py") if path.name != "conftest.py"
+    ]
+
+    assert len(names) == len(set(names))

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Send
 from flask import Flask
 from werkzeug.serving import make_server
 
 sys.path.append(str(Path(__file__).parents[2] / "auth"))
 from browser import EXECUTABLE, Browser
+
+Send = Callable[..., str]
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -6,12 +6,12 @@ import os
 import random
 import time
 from base64 import b64encode
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from conftest import Send
 from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import given
@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 
 from ghost.mail import Attachment, Message
 from ghost.mail.mailbox import reading, store
+
+Send = Callable[..., str]
 
 pytestmark = pytest.mark.integration
 
