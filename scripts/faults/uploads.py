@@ -169,9 +169,8 @@ class Line:
         """Reset every connection."""
         for one in self._open:
             with suppress(OSError):
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 one.shutdown(socket.SHUT_RD)
-                one.close()
+            reset(one)
         self._open.clear()
 
     def close(self) -> None:
@@ -189,23 +188,44 @@ class Line:
                     client.close()
                     continue
                 self._open += [client, server]
-                for pair, is_up in (((client, server), True), ((server, client), False)):
-                    threading.Thread(target=self._pass_on, args=(*pair, is_up), daemon=True).start()
+                threading.Thread(target=self._connect, args=(client, server), daemon=True).start()
 
-    def _pass_on(self, source: socket.socket, target: socket.socket, is_up: bool) -> None:
+    def _connect(self, client: socket.socket, server: socket.socket) -> None:
+        back = threading.Thread(target=self._pass_on, args=(server, client), daemon=True)
+        back.start()
+        self._pass_on(client, server, self._count)
+        back.join()
+        for one in (client, server):
+            reset(one)
+
+    def _pass_on(
+        self,
+        source: socket.socket,
+        target: socket.socket,
+        count: Callable[[int], object] = lambda _size: None,
+    ) -> None:
         with suppress(OSError):
             while some := source.recv(PIECE_BYTES):
                 target.sendall(some)
-                if is_up:
-                    self.sent += len(some)
-                    time.sleep(len(some) / self.rate)
-                    if self.events and self.sent >= self.events[0][0]:
-                        _, happens = self.events.pop(0)
-                        happens(self)
+                count(len(some))
         # A socket that another thread reads from is not closed by closing it.
         for one in (source, target):
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
+
+    def _count(self, size: int) -> None:
+        self.sent += size
+        time.sleep(size / self.rate)
+        if self.events and self.sent >= self.events[0][0]:
+            _, happens = self.events.pop(0)
+            happens(self)
+
+
+def reset(connection: socket.socket) -> None:
+    """Close it by a reset: who sends into full buffers would not notice a polite end."""
+    with suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
 
 
 def answers(url: str) -> bool:
