@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import wraps
 from typing import Any, Protocol, TypeVar, cast
 from uuid import UUID
 
+import sqlalchemy as sa
 from flask import Flask, current_app, g, request
 from werkzeug.local import LocalProxy
 
@@ -66,8 +67,18 @@ class Caller:
 class Loader(Protocol):
     """How requests are authenticated; the auth room registers one at assembly."""
 
+    @property
+    def statement(self) -> sa.Select[Any]:
+        """Selects the one caller whom `values` name; no row when they are none any more."""
+
     def identity(self) -> str | None:
         """The user id of a token that is genuine and unexpired, without asking the database."""
+
+    def values(self) -> dict[str, Any]:
+        """The statement's parameters in this request. Raises an `Unauthorized` without a token."""
+
+    def caller_of(self, row: Sequence[Any]) -> Caller:
+        """The caller of a row of the statement."""
 
     def caller(self) -> Caller:
         """The caller, read now. Raises an `Unauthorized` when there is none."""
@@ -85,9 +96,15 @@ def authenticate() -> Caller:
     """
     caller = g.get("caller")
     if caller is None:
-        caller = g.caller = current_app.extensions["ghost"].loader.caller()
-        user_id_var.set(str(caller.id))
+        caller = current_app.extensions["ghost"].loader.caller()
+        remember(caller)
     return cast(Caller, caller)
+
+
+def remember(caller: Caller) -> None:
+    """Have a caller who was read just now be that of this request."""
+    g.caller = caller
+    user_id_var.set(str(caller.id))
 
 
 def identity() -> str | None:

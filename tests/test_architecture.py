@@ -25,8 +25,8 @@ FLOORS = {
         "config_sections", "config_sources", "config_storage", "config_values", "database",
         "errors", "extensions", "fields", "http", "idempotency", "lists", "log_records",
         "log_sinks", "logging", "models", "network", "openapi", "pace", "passwords", "prepared",
-        "ratelimit", "redaction", "responses", "retention", "revisions", "schemas", "secrets",
-        "signals", "timing", "tokens", "unread", "unreader",
+        "ratelimit", "reading", "redaction", "responses", "retention", "revisions", "schemas",
+        "secrets", "signals", "timing", "tokens", "unread", "unreader",
     },
 }  # fmt: skip
 HEIGHT = {name: height for height, floor in enumerate(reversed(FLOORS)) for name in FLOORS[floor]}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
-from uuid import UUID
 
 import sqlalchemy as sa
 from flask import Flask, g, request
@@ -40,9 +40,9 @@ _user_columns = (
     User.id, User.email, User.username, User.full_name, _roles, _granted, User.is_active,
     User.is_verified, User.avatar_url, User.created_at, User.updated_at, User.last_login_at,
 )  # fmt: skip
-# Built once: building it costs more than running it.
-_CALLER = PreparedRead(
-    sa.select(*_user_columns)
+# The fields of a `Caller`, in their order. Built once: building it costs more than running it.
+_STATEMENT = (
+    sa.select(*_user_columns, Session.id.label("session_id"))
     .select_from(Session)
     .join(User, User.id == Session.user_id)
     .where(
@@ -55,6 +55,7 @@ _CALLER = PreparedRead(
         User.deleted_at.is_(None),
     )
 )
+_CALLER = PreparedRead(_STATEMENT)
 
 
 def bearer_token() -> str:
@@ -72,23 +73,10 @@ def bearer_token() -> str:
     return str(token)
 
 
-def find_caller(user_id: UUID, session_id: UUID) -> Caller:
-    """Read the account of a live session and its rights.
-
-    :raises TokenRevoked: the session has ended, or the account is disabled or deleted.
-    """
-    values = {"session_id": session_id, "user_id": user_id, "now": utcnow()}
-    row = _CALLER.first(values)
-    if row is None:
-        raise TokenRevoked
-    found: list[Any] = [*row, session_id]
-    found[4] = tuple(sorted(found[4].split(","))) if found[4] else ()
-    found[5] = frozenset(found[5].split(",")) if found[5] else frozenset()
-    return Caller(*found)
-
-
 class BearerLoader:
     """Authenticates by `Authorization: Bearer <access token>`."""
+
+    statement = _STATEMENT
 
     def claims(self) -> dict[str, Any]:
         """The verified claims of the request's access token, checked once."""
@@ -104,13 +92,31 @@ class BearerLoader:
         except GhostError:
             return None
 
-    def caller(self) -> Caller:
-        """The caller, read now.
+    def values(self) -> dict[str, Any]:
+        """Which session is asked for.
 
         :raises Unauthorized: there is no token, or it is worth nothing.
         """
         claims = self.claims()
-        return find_caller(claims["sub"], claims["sid"])
+        return {"session_id": claims["sid"], "user_id": claims["sub"], "now": utcnow()}
+
+    def caller_of(self, row: Sequence[Any]) -> Caller:
+        """The account of a live session and its rights."""
+        found = list(row)
+        found[4] = tuple(sorted(found[4].split(","))) if found[4] else ()
+        found[5] = frozenset(found[5].split(",")) if found[5] else frozenset()
+        return Caller(*found)
+
+    def caller(self) -> Caller:
+        """The caller, read now.
+
+        :raises Unauthorized: there is no token, or it is worth nothing.
+        :raises TokenRevoked: the session has ended, or the account is disabled or deleted.
+        """
+        row = _CALLER.first(self.values())
+        if row is None:
+            raise TokenRevoked
+        return self.caller_of(row)
 
 
 def init_app(app: Flask, jwt: JWTManager) -> None:

@@ -15,11 +15,11 @@ from ghost.files.models import PUBLIC, StoredFile
 from ghost.files.services import READ_ANY
 from ghost.files.serving import EVERYBODY, ONE_CALLER, Audience, Download, holder_of_link
 from ghost.files.signatures import check_signature
-from ghost.prepared import PreparedRead
+from ghost.reading import ReadWithCaller
 
 _files: Any = StoredFile.__table__
 # Read beside the session, in no transaction: none may be open while the bytes are sent.
-_FILE = PreparedRead(
+_FILE = ReadWithCaller(
     sa.select(
         _files.c.id, _files.c.owner_id, _files.c.visibility, _files.c.key, _files.c.size,
         _files.c.content_type, _files.c.category, _files.c.filename, _files.c.sha256,
@@ -66,7 +66,7 @@ def find_readable(
             download=query["download"],
         )
         audience = holder_of_link(left)
-    file = _FILE.first({"file_id": file_id})
+    file = _FILE.first({"file_id": file_id}, brings_caller=audience is None)
     if audience is None:
         audience = _audience_of(file)
     if file is None:

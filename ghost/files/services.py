@@ -15,6 +15,7 @@ from ghost.errors import Forbidden, NotFound, ValidationFailed
 from ghost.files import avatars, quota
 from ghost.files.aftermath import discard, follow
 from ghost.files.arrivals import Arrival, receive
+from ghost.files.entering import enter
 from ghost.files.models import PRIVATE, PUBLIC, StoredFile
 from ghost.files.names import clean_filename
 from ghost.files.owners import lock_owner
@@ -77,21 +78,7 @@ def add(
     :raises OwnerDeleted: the owner's account was deleted meanwhile.
     :raises OverQuota: the owner has no room for them, also without the deleted files.
     """
-    content = arrival.content
-    file = StoredFile(
-        id=arrival.id,
-        owner_id=owner_id,
-        key=arrival.key,
-        filename=arrival.filename,
-        content_type=content.content_type,
-        category=content.category,
-        size=arrival.size,
-        sha256=arrival.sha256,
-        visibility=visibility,
-        details=dict(details or {}),
-        width=content.width,
-        height=content.height,
-    )
+    file = _new_file(arrival, owner_id, visibility, details)
     try:
         follow(
             on_commit=lambda: _tell_stored(file),
@@ -105,6 +92,47 @@ def add(
     db.session.add(file)
     db.session.flush()
     return file
+
+
+def add_and_commit(
+    arrival: Arrival,
+    *,
+    owner_id: UUID,
+    visibility: str = PRIVATE,
+    details: Mapping[str, Any] | None = None,
+) -> StoredFile:
+    """As `add`, and commit; for callers that have changed nothing else.
+
+    :returns: the file, maybe in no session.
+    :raises OwnerDeleted, OverQuota: as `add`.
+    """
+    file = _new_file(arrival, owner_id, visibility, details)
+    if enter(file):
+        _tell_stored(file)
+        return file
+    file = add(arrival, owner_id=owner_id, visibility=visibility, details=details)
+    db.session.commit()
+    return file
+
+
+def _new_file(
+    arrival: Arrival, owner_id: UUID, visibility: str, details: Mapping[str, Any] | None
+) -> StoredFile:
+    content = arrival.content
+    return StoredFile(
+        id=arrival.id,
+        owner_id=owner_id,
+        key=arrival.key,
+        filename=arrival.filename,
+        content_type=content.content_type,
+        category=content.category,
+        size=arrival.size,
+        sha256=arrival.sha256,
+        visibility=visibility,
+        details=dict(details or {}),
+        width=content.width,
+        height=content.height,
+    )
 
 
 def _tell_stored(file: StoredFile) -> None:

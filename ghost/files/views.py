@@ -87,7 +87,6 @@ def upload_file() -> APIResponse:
         db.session.rollback()  # nothing is locked while the sender is listened to
         body.drain()
         raise
-    db.session.commit()
     return _answer(file, {"Location": url_for("files.get_file", file_id=file.id)})
 
 
@@ -98,7 +97,7 @@ def _take_in(body: Body, owner_id: UUID) -> StoredFile:
         services.check_room(owner_id, (body.length or 0) - FORM_BYTES)
     form.open()
     arrival = receive(form.pieces(), filename=form.filename, declared_type=form.declared_type)
-    return services.add(
+    return services.add_and_commit(
         arrival, owner_id=owner_id, visibility=form.visibility, details=form.metadata
     )
 

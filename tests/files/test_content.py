@@ -19,8 +19,9 @@ from werkzeug.http import http_date
 from werkzeug.test import TestResponse, create_environ, run_wsgi_app
 
 from ghost.database import db
-from ghost.files.models import PUBLIC, StoredFile
+from ghost.files.models import PRIVATE, PUBLIC, StoredFile
 from ghost.files.storage import current_storage
+from ghost.models import uuid7
 from ghost.testing.clients import Client
 from ghost.testing.factories import UserFactory
 
@@ -339,19 +340,38 @@ def test_a_strange_name_is_no_way_into_the_headers(client: Client, make_file: Fi
     assert not re.search(r"[\r\n]", headers["Content-Disposition"])
 
 
-def test_one_query_is_made_for_a_public_file_and_one_more_for_a_caller(
-    app: Flask, client: Client, make_file: FileFactory, make_user: UserFactory
+@pytest.mark.parametrize("whose", ["public", "one's own", "somebody else's", "nobody's"])
+def test_one_query_is_made_for_the_file_and_its_caller(
+    app: Flask, client: Client, make_file: FileFactory, make_user: UserFactory, whose: str
+) -> None:
+    """Also for what is not there: by the time, nobody tells it from what is not for them."""
+    ada = make_user()
+    as_ada = client.as_user(ada)
+    file = make_file(
+        owner_id=ada.id if whose == "one's own" else uuid7(),
+        visibility=PUBLIC if whose == "public" else PRIVATE,
+    )
+    file_id = uuid7() if whose == "nobody's" else file.id
+
+    with counted(app) as statements:
+        answer = as_ada.get(f"/api/v1/files/{file_id}/content")
+
+    assert answer.status_code == (200 if whose in ("public", "one's own") else 404)
+    assert len(statements) == 1
+
+
+def test_a_caller_whose_session_has_ended_gets_public_files_alone(
+    client: Client, make_file: FileFactory, make_user: UserFactory
 ) -> None:
     ada = make_user()
     as_ada = client.as_user(ada)
     public, private = make_file(visibility=PUBLIC), make_file(owner_id=ada.id)
+    assert as_ada.post("/api/v1/auth/logout").status_code == 200
 
-    with counted(app) as statements:
-        assert get(client, public).status_code == 200
-    assert len(statements) == 1
-    with counted(app) as statements:
-        assert get(as_ada, private).status_code == 200
-    assert len(statements) == 2
+    assert get(as_ada, public).status_code == 200
+    refused = get(as_ada, private)
+    assert refused.status_code == 401
+    assert refused.json["error"]["code"] == "token_revoked"
 
 
 def test_no_connection_to_the_database_is_held_while_the_bytes_are_sent(
