@@ -12,7 +12,7 @@ from typing import Any
 from gunicorn import util
 from gunicorn.http import parser
 
-from ghost import affinity, logging
+from ghost import affinity, balance, logging
 from ghost.config import Config, ConfigError
 from ghost.errors import code_of
 from ghost.health import metrics
@@ -71,9 +71,9 @@ logging.configure(ghost_config, component="web")
 
 bind = format_address(ghost_config.app.host, ghost_config.app.port)
 workers = count_workers()
-# Threads and nothing else: Ghost is synchronous, and a slow or long connection takes one thread.
+# gthread, and nothing else: Ghost is synchronous, and a slow or long connection takes one thread.
 # The database's pool (10, and 20 more) has a connection for each of them and to spare.
-worker_class = "gthread"
+worker_class = balance.BalancedWorker
 threads = 8
 
 # A worker whose main loop hangs that long is replaced; its threads may take longer.
@@ -105,7 +105,8 @@ def on_starting(server: Any) -> None:
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Choose the worker's processor, where each has as many workers as the others."""
+    """Give the worker a place to count in, and a processor where each has as many workers."""
+    worker.place = balance.free_place(map(_place_of, server.WORKERS.values()))
     processors = affinity.allowed_processors()
     if len(processors) > 1 and server.num_workers % len(processors) == 0:
         others = sorted(server.WORKERS.values(), key=lambda other: other.age)
@@ -119,13 +120,20 @@ def post_fork(server: Any, worker: Any) -> None:
         affinity.pin(processor)
 
 
+# A project may have a `pre_fork` of its own, which chooses nothing.
+
+
 def _processor_of(worker: Any) -> int | None:
-    """The processor that was chosen for a worker; a project may have a `pre_fork` of its own."""
     return getattr(worker, "processor", None)
 
 
+def _place_of(worker: Any) -> int | None:
+    return getattr(worker, "place", None)
+
+
 def child_exit(server: Any, worker: Any) -> None:
-    """Take a worker that is gone out of the gauges."""
+    """Take a worker that is gone out of the gauges, and its connections out of the count."""
+    balance.leave(_place_of(worker))
     metrics.mark_dead(worker.pid)
 
 

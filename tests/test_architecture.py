@@ -21,9 +21,9 @@ FLOORS = {
     "rooms": {"auth", "docs", "files", "health", "mail", "users"},
     "machinery": {"jobs"},
     "foundation": {
-        "access", "affinity", "api", "commands", "config", "config_mail", "config_schedules",
-        "config_sections", "config_sources", "config_storage", "config_values", "database",
-        "errors", "extensions", "fields", "http", "idempotency", "lists", "log_records",
+        "access", "affinity", "api", "balance", "commands", "config", "config_mail",
+        "config_schedules", "config_sections", "config_sources", "config_storage", "config_values",
+        "database", "errors", "extensions", "fields", "http", "idempotency", "lists", "log_records",
         "log_sinks", "logging", "models", "network", "openapi", "pace", "passwords", "prepared",
         "ratelimit", "reading", "redaction", "responses", "retention", "revisions", "schemas",
         "secrets", "signals", "timing", "tokens", "unread", "unreader",

@@ -107,7 +107,7 @@ def test_gunicorn_serves_with_threads_on_the_configured_address(start):
     server.wait_until_ready()
 
     assert server.get("/health/live")[0] == 200
-    assert "Using worker: gthread" in server.log.read_text()
+    assert "Using worker: BalancedWorker" in server.log.read_text()
     wait_for(lambda: len(server.find_workers()) == 2, server)
 
 
@@ -153,6 +153,33 @@ def test_more_and_fewer_workers_for_a_while_leave_them_even(start):
         ),
         server,
     )
+
+
+@pytest.mark.slow
+def test_connections_that_last_are_shared_out(start, tmp_path):
+    tells = "def post_worker_init(worker): open(f'{worker.pid}.ready', 'w').close()\n"
+    server = start(settings=SETTINGS + tells, WEB_CONCURRENCY="2")
+    wait_for(lambda: len(list(tmp_path.glob("*.ready"))) == 2, server)
+    kept = []
+
+    try:
+        for _ in range(20):
+            kept.append(http.client.HTTPConnection("127.0.0.1", server.port, timeout=10))
+            kept[-1].request("GET", "/health/live")
+            kept[-1].getresponse().read()
+        shares = [
+            sum(
+                one.status == psutil.CONN_ESTABLISHED and one.laddr.port == server.port
+                for one in worker.net_connections()
+            )
+            for worker in server.find_workers()
+        ]
+    finally:
+        for connection in kept:
+            connection.close()
+
+    assert sum(shares) == 20
+    assert min(shares) >= 5
 
 
 @pytest.mark.slow
