@@ -28,16 +28,16 @@ for _place in range(PLACES):
     _counts[_place] = _NOBODY
 
 
-def free_place(taken: Iterable[int | None]) -> int | None:
-    """A place that no worker has, or None."""
+def take_place(taken: Iterable[int | None]) -> int | None:
+    """Give a new worker a place that nobody has, or None; nobody waits for workers that are gone.
+
+    :param taken: the places of those that live.
+    """
     used = set(taken)
-    return next((place for place in range(PLACES) if place not in used), None)
-
-
-def leave(place: int | None) -> None:
-    """Note that a place has no worker any more, for whom nobody has to wait."""
-    if place is not None:
+    free = [place for place in range(PLACES) if place not in used]
+    for place in free:
         _counts[place] = _NOBODY
+    return free[0] if free else None
 
 
 class BalancedWorker(ThreadWorker):
@@ -48,6 +48,7 @@ class BalancedWorker(ThreadWorker):
 
     place: int | None = None
     _connections = 0
+    _accepting = False
 
     @property
     def nr_conns(self) -> int:
@@ -57,19 +58,35 @@ class BalancedWorker(ThreadWorker):
     @nr_conns.setter
     def nr_conns(self, count: int) -> None:
         self._connections = count
-        if self.place is not None:
-            _counts[self.place] = count
+        self._publish()
 
-    def init_process(self) -> None:
-        """Begin, in the worker's own process."""
-        self.nr_conns = 0
-        super().init_process()
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Begin to take connections, or stop: then nobody waits for this one to do so."""
+        super().set_accept_enabled(enabled)
+        self._publish()
 
     def accept(self, listener: Any) -> None:
         """Take a new connection, unless somebody who has fewer does so in a moment."""
-        if self.place is not None:
-            # Of many an eighth more or less makes no difference.
-            enough = self._connections - self._connections // 8
-            if any(0 <= count < enough for count in _counts):
-                time.sleep(GIVE_WAY_SECONDS)
+        if self._gives_way():
+            time.sleep(GIVE_WAY_SECONDS)
         super().accept(listener)
+
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        """Take a connection back from its thread.
+
+        gunicorn (27.0) counts one twice that was closed because its response broke.
+        """
+        before = self.nr_conns
+        super().finish_request(conn, fs)
+        self.nr_conns = max(self.nr_conns, before - 1)
+
+    def _publish(self) -> None:
+        if self.place is not None:
+            _counts[self.place] = self._connections if self._accepting else _NOBODY
+
+    def _gives_way(self) -> bool:
+        if self.place is None or self.cfg.reuse_port:  # with that, nobody else can take it
+            return False
+        # Of many an eighth more or less makes no difference.
+        enough = self._connections - self._connections // 8
+        return any(0 <= count < enough for count in _counts)

@@ -106,7 +106,7 @@ def on_starting(server: Any) -> None:
 
 def pre_fork(server: Any, worker: Any) -> None:
     """Give the worker a place to count in, and a processor where each has as many workers."""
-    worker.place = balance.free_place(map(_place_of, server.WORKERS.values()))
+    worker.place = balance.take_place(map(_place_of, server.WORKERS.values()))
     processors = affinity.allowed_processors()
     if len(processors) > 1 and server.num_workers % len(processors) == 0:
         others = sorted(server.WORKERS.values(), key=lambda other: other.age)
@@ -132,8 +132,7 @@ def _place_of(worker: Any) -> int | None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Take a worker that is gone out of the gauges, and its connections out of the count."""
-    balance.leave(_place_of(worker))
+    """Take a worker that is gone out of the gauges."""
     metrics.mark_dead(worker.pid)
 
 

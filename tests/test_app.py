@@ -92,6 +92,36 @@ def test_building_an_application_writes_nothing_and_opens_nothing(tmp_path: Path
     assert {path.name for path in tmp_path.iterdir()} - before == {"script.py", "control"}
 
 
+def test_models_may_name_others_that_are_made_after_ghost_was_imported(tmp_path: Path) -> None:
+    """Until an application runs, nothing has asked what a model's relationships are."""
+    code = """
+        from uuid import UUID
+
+        import sqlalchemy as sa
+        from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+        from ghost import Model
+
+        class Order(Model):
+            __tablename__ = "orders"
+
+            customer_id: Mapped[UUID] = mapped_column(sa.ForeignKey("customers.id"))
+            customer: Mapped["Customer"] = relationship()
+
+        from ghost import create_app, store_file
+
+        class Customer(Model):
+            __tablename__ = "customers"
+
+        with create_app().app_context():
+            print(sa.select(Order).join(Order.customer))
+    """
+
+    done = run(tmp_path, code, environ_for({}, tmp_path))
+
+    assert "JOIN customers" in done.stdout, done.stderr
+
+
 def test_building_an_application_works_in_a_folder_that_is_read_only(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.touch()

@@ -6,6 +6,9 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from selectors import DefaultSelector
+from typing import Any
 
 import pytest
 from gunicorn.config import Config
@@ -23,11 +26,21 @@ class Accepting(balance.BalancedWorker):
     def __init__(self, listener: socket.socket, place: int | None) -> None:
         log = logging.getLogger("test")
         super().__init__(0, os.getpid(), [listener], None, 30, Config(), log)
+        self.poller = DefaultSelector()
+        self.set_accept_enabled(True)
         self.place = place
-        self.taken: list[object] = []
+        self.taken: list[Any] = []
 
-    def enqueue_req(self, conn: object) -> None:
+    def enqueue_req(self, conn: Any) -> None:
         self.taken.append(conn)
+
+
+def close(worker: Accepting) -> None:
+    """End a worker as far as it has begun."""
+    for conn in worker.taken:
+        conn.close()
+    worker.poller.close()
+    balance.take_place([])
 
 
 @pytest.fixture
@@ -48,17 +61,13 @@ def connect(listener: socket.socket) -> Iterator[Connect]:
 @pytest.fixture
 def worker(listener: socket.socket) -> Iterator[Accepting]:
     yield (one := Accepting(listener, 0))
-    for conn in one.taken:
-        conn.close()  # type: ignore[attr-defined]
-    balance.leave(0)
+    close(one)
 
 
 @pytest.fixture
 def other(listener: socket.socket) -> Iterator[Accepting]:
     yield (one := Accepting(listener, 1))
-    for conn in one.taken:
-        conn.close()  # type: ignore[attr-defined]
-    balance.leave(1)
+    close(one)
 
 
 @pytest.fixture
@@ -91,16 +100,14 @@ def test_who_has_more_lets_another_one_take_it(
 
 
 def test_who_has_more_takes_it_when_nobody_comes(
-    worker: Accepting, listener: socket.socket, connect: Connect
+    worker: Accepting, other: Accepting, listener: socket.socket, connect: Connect
 ) -> None:
-    balance._counts[1] = 0
-    worker.nr_conns = 3
+    other.nr_conns, worker.nr_conns = 0, 3
     connect()
 
     worker.accept(listener)
 
     assert worker.nr_conns == 4
-    balance.leave(1)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +126,42 @@ def test_who_has_about_as_many_takes_it_at_once(
     assert worker.nr_conns == mine + 1
 
 
-def test_nobody_waits_for_a_worker_that_is_gone(
+@pytest.mark.parametrize("end", ["it stops", "it was killed"])
+def test_nobody_waits_for_a_worker_that_takes_none(
+    worker: Accepting, other: Accepting, listener: socket.socket, connect: Connect,
+    naps: list[float], end: str,
+) -> None:  # fmt: skip
+    worker.nr_conns, other.nr_conns = 5, 0
+    if end == "it stops":
+        other.set_accept_enabled(False)
+        other.nr_conns = 0
+    else:
+        assert balance.take_place([worker.place]) == other.place
+    connect()
+
+    worker.accept(listener)
+
+    assert naps == []
+
+
+def test_a_worker_that_begins_is_waited_for_when_it_takes_connections(
+    worker: Accepting,
+    other: Accepting,
+    listener: socket.socket,
+    connect: Connect,
+    naps: list[float],
+) -> None:
+    other.set_accept_enabled(False)
+    worker.nr_conns = 5
+    other.set_accept_enabled(True)
+    connect()
+
+    worker.accept(listener)
+
+    assert len(naps) == 1
+
+
+def test_nobody_waits_where_each_has_a_listener_of_its_own(
     worker: Accepting,
     other: Accepting,
     listener: socket.socket,
@@ -127,12 +169,29 @@ def test_nobody_waits_for_a_worker_that_is_gone(
     naps: list[float],
 ) -> None:
     worker.nr_conns, other.nr_conns = 5, 0
-    balance.leave(other.place)
+    worker.cfg.set("reuse_port", True)
     connect()
 
     worker.accept(listener)
 
     assert naps == []
+
+
+def test_a_connection_that_its_response_broke_is_counted_once(
+    worker: Accepting, listener: socket.socket, connect: Connect
+) -> None:
+    connect()
+    connect()
+    worker.accept(listener)
+    worker.accept(listener)
+    broken: Future[bool] = Future()
+    broken.set_result(False)
+    conn = worker.taken[0]
+    conn.sock.close()
+
+    worker.finish_request(conn, broken)
+
+    assert worker.nr_conns == 1
 
 
 def test_a_worker_without_a_place_takes_what_comes(
@@ -146,10 +205,10 @@ def test_a_worker_without_a_place_takes_what_comes(
     worker.accept(listener)
 
     assert (naps, worker.nr_conns) == ([], 6)
-    worker.taken[0].close()  # type: ignore[attr-defined]
+    close(worker)
 
 
 def test_a_place_is_given_once_and_there_are_only_so_many() -> None:
-    assert balance.free_place([]) == 0
-    assert balance.free_place([None, 0, 2]) == 1
-    assert balance.free_place(range(balance.PLACES)) is None
+    assert balance.take_place([]) == 0
+    assert balance.take_place([None, 0, 2]) == 1
+    assert balance.take_place(range(balance.PLACES)) is None

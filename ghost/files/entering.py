@@ -56,11 +56,18 @@ _file = (
     .cte("file")
 )
 _ENTER = PreparedWrite(sa.select(_file.c.id))
-_ATTRIBUTES = {f"new_{one.columns[0].name}": one.key for one in sa.inspect(StoredFile).column_attrs}
+# By the table: to ask the mapper would configure all of them, before the application's are there.
+_ATTRIBUTES = {
+    f"new_{column.name}": "details" if column.name == "metadata" else column.name
+    for column in _files.c
+}
 
 
 def enter(file: StoredFile) -> bool:
     """Insert a new file and count its bytes as its owner's, and commit; where that is easy.
+
+    Where the server did not answer in time, it may yet come to it: then there is a file of which
+    its sender does not know.
 
     :param file: in no session. Its bytes are deleted if this fails, and left to the sweeper where
         nobody knows whether it did.

@@ -17,7 +17,8 @@ from stored_files import Upload
 
 from ghost import db
 from ghost.database import PAUSE_AFTER_FAILURE_SECONDS
-from ghost.files import quota
+from ghost.files import quota, services
+from ghost.files.arrivals import receive
 from ghost.files.models import StoredFile
 from ghost.files.scanning import remove_scanner, scanner
 from ghost.files.signals import file_stored
@@ -94,6 +95,19 @@ def test_the_answer_is_the_row(app: Flask, client: Client, ada: User, upload: Up
     )
     assert again.status_code == 200
     assert used_by(app, ada) == 5 + 6
+
+
+def test_what_the_request_had_changed_before_is_committed_with_it(app: Flask, ada: User) -> None:
+    """The account's own row too: the upload does not wait for itself."""
+    with app.app_context():
+        users.lock_user(ada.id).full_name = "Ada Lovelace"
+
+        arrival = receive([b"Hello"], filename="a.txt")
+        file_id = services.add_and_commit(arrival, owner_id=ada.id).id
+        db.session.rollback()
+
+        assert db.session.get_one(User, ada.id).full_name == "Ada Lovelace"
+        assert db.session.get(StoredFile, file_id) is not None
 
 
 def test_it_is_told_once_with_the_row_there(
