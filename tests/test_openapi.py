@@ -660,7 +660,7 @@ def _ask(
         response = case.call(headers=headers)
         seen.add(response.status_code)
         # A refusal is a refusal, whatever was found to be wrong first.
-        is_accepted = response.status_code < 400 and not _has_list_in_form(case)
+        is_accepted = response.status_code < 400 and not _is_right_as_text(case)
         accepted = [checks.negative_data_rejection] if is_accepted else []
         case.validate_response(response, checks=CHECKS + accepted, headers=headers)
         if response.status_code >= 400:
@@ -670,7 +670,7 @@ def _ask(
         ask()
 
 
-def _has_list_in_form(case: Any) -> bool:
-    """A form has no lists: one is sent as a field for each of its values, or as none."""
+def _is_right_as_text(case: Any) -> bool:
+    """A form has texts alone: an object is sent as its JSON, a list as one field each, or none."""
     is_form = case.media_type == "multipart/form-data" and isinstance(case.body, dict)
-    return is_form and any(isinstance(value, list) for value in case.body.values())
+    return is_form and any(isinstance(value, list | dict) for value in case.body.values())
