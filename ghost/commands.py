@@ -19,6 +19,7 @@ def said_in_words() -> Iterator[None]:
     except GhostError as error:
         raise click.ClickException(error.message) from error
     except DBAPIError as error:
+        reason = str(error.orig).strip().partition("\n")[0]
         raise click.ClickException(
-            "the database can't be used; is it there, and migrated (flask db upgrade)?"
+            f"The database says: {reason}. Is it there, and migrated (flask db upgrade)?"
         ) from error

@@ -9,10 +9,9 @@ from zoneinfo import ZoneInfo
 
 import click
 from flask.cli import AppGroup
-from sqlalchemy.exc import DBAPIError
 
+from ghost.commands import said_in_words
 from ghost.database import db_manager
-from ghost.errors import GhostError
 from ghost.jobs import schedule_services as services
 from ghost.jobs.registry import UnknownJob
 
@@ -80,15 +79,9 @@ def _said(moment: datetime | None, timezone: str) -> str:
 
 @contextmanager
 def _said_in_words() -> Iterator[None]:
-    """Turn what goes wrong into one line and exit status 1."""
-    try:
-        yield
-    except GhostError as error:
-        raise click.ClickException(error.message) from error
-    except (UnknownJob, TypeError) as error:
-        raise click.ClickException(str(error)) from error
-    except DBAPIError as error:
-        reason = str(error.orig).strip().partition("\n")[0]
-        raise click.ClickException(
-            f"The database says: {reason}. Is it there, and migrated (flask db upgrade)?"
-        ) from error
+    """As every command; here jobs and their arguments may be wrong, too."""
+    with said_in_words():
+        try:
+            yield
+        except (UnknownJob, TypeError) as error:
+            raise click.ClickException(str(error)) from error

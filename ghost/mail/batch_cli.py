@@ -13,8 +13,8 @@ from uuid import UUID
 
 import click
 from flask.cli import with_appcontext
-from sqlalchemy.exc import DBAPIError
 
+from ghost.commands import said_in_words
 from ghost.config import current_config
 from ghost.database import db_manager
 from ghost.errors import GhostError, NotFound
@@ -97,16 +97,13 @@ def cancel_bulk_command(batch_id: UUID) -> None:
 
 @contextmanager
 def _said_in_words() -> Iterator[None]:
-    """Turn what went wrong into lines for people."""
-    try:
-        yield
-    except GhostError as error:
-        words = list(_flat((error.details or {}).get("json", {})))
-        raise click.ClickException("\n  ".join(words) or error.message) from error
-    except DBAPIError as error:
-        raise click.ClickException(
-            "the database can't be used; is it there, and migrated (flask db upgrade)?"
-        ) from error
+    """As every command, with all that is wrong with a batch, a line each."""
+    with said_in_words():
+        try:
+            yield
+        except GhostError as error:
+            words = list(_flat((error.details or {}).get("json", {})))
+            raise click.ClickException("\n  ".join(words) or error.message) from error
 
 
 def _flat(details: Mapping[str, Any], path: str = "") -> Iterator[str]:

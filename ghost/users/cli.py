@@ -14,6 +14,7 @@ from marshmallow import fields
 from sqlalchemy.exc import DBAPIError
 
 from ghost.access import SUPER_ADMIN, USER
+from ghost.commands import said_in_words
 from ghost.database import db, db_manager
 from ghost.errors import GhostError, NotFound
 from ghost.fields import Email
@@ -151,16 +152,14 @@ def _listed(roles: tuple[str, ...]) -> str:
 
 @contextmanager
 def _said_in_words() -> Iterator[None]:
-    """Turn what goes wrong into one line and exit status 1."""
-    try:
-        yield
-    except GhostError as error:
-        details = (error.details or {}).get("json") or {}
-        lines = [message for messages in details.values() for message in messages]
-        raise click.ClickException(" ".join(lines) or error.message) from error
-    except DBAPIError as error:
-        db.session.rollback()
-        reason = str(error.orig).strip().partition("\n")[0]
-        raise click.ClickException(
-            f"The database says: {reason}. Is it there, and migrated (flask db upgrade)?"
-        ) from error
+    """As every command, with all that is wrong with an account."""
+    with said_in_words():
+        try:
+            yield
+        except GhostError as error:
+            details = (error.details or {}).get("json") or {}
+            lines = [message for messages in details.values() for message in messages]
+            raise click.ClickException(" ".join(lines) or error.message) from error
+        except DBAPIError:
+            db.session.rollback()
+            raise

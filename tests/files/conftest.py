@@ -19,6 +19,7 @@ from ghost.files.models import PRIVATE, StoredFile
 from ghost.files.storage import current_storage
 from ghost.models import uuid7
 from ghost.testing.clients import Client
+from ghost.testing.factories import UserFactory
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +73,13 @@ def upload() -> Upload:
         return client.post("/api/v1/files", data=data)
 
     return send
+
+
+@pytest.fixture
+def token(client: Client, make_user: UserFactory) -> str:
+    """The access token of somebody, for requests to a server of its own."""
+    found: str = client.as_user(make_user()).tokens["access_token"]
+    return found
 
 
 @pytest.fixture

@@ -16,9 +16,6 @@ import pytest
 from flask import Flask
 from web_server import Gunicorn
 
-from ghost.testing.clients import Client
-from ghost.testing.factories import UserFactory
-
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 MIB = 2**20
@@ -35,12 +32,6 @@ Open = Callable[..., socket.socket]
 @pytest.fixture
 def app_config() -> Mapping[str, Any]:
     return {"auth": {"jwt_secret_key": "u8Rz3kQv0Lx7Yt2Wn5Bc9Md4Fg6Hj1Ps"}}
-
-
-@pytest.fixture
-def token(client: Client, make_user: UserFactory) -> str:
-    found: str = client.as_user(make_user()).tokens["access_token"]
-    return found
 
 
 @pytest.fixture

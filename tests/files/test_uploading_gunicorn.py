@@ -20,8 +20,6 @@ from web_server import Gunicorn, wait_until
 
 from ghost import db
 from ghost.files.models import FileUsage
-from ghost.testing.clients import Client
-from ghost.testing.factories import UserFactory
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -46,12 +44,6 @@ def app_config() -> Mapping[str, Any]:
             "quota_per_user": None,
         },
     }
-
-
-@pytest.fixture
-def token(client: Client, make_user: UserFactory) -> str:
-    found: str = client.as_user(make_user()).tokens["access_token"]
-    return found
 
 
 @pytest.fixture

@@ -34,12 +34,6 @@ def app_config() -> Mapping[str, Any]:
 
 
 @pytest.fixture
-def token(client: Client, make_user: UserFactory) -> str:
-    found: str = client.as_user(make_user()).tokens["access_token"]
-    return found
-
-
-@pytest.fixture
 def server(app: Flask, app_settings: Mapping[str, Any], tmp_path: Path) -> Iterator[Gunicorn]:
     server = Gunicorn(tmp_path / "project", app_settings)
     yield server
