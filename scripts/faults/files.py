@@ -225,6 +225,9 @@ def run(uploads: int, kills: int, seed: int, database: str, *, full: bool) -> in
         ends_at = time.monotonic() + KILL_SECONDS
         with ThreadPoolExecutor(CLIENTS) as pool:
             list(pool.map(upload, sizes))
+            # Of small files more are needed to fill the disk.
+            while full and not statuses[503] and time.monotonic() < ends_at:
+                list(pool.map(upload, sizes))
             # A kill while nobody uploads is none.
             while killer.is_alive() and killed < kills and time.monotonic() < ends_at:
                 list(pool.map(upload, sizes[:CLIENTS]))
